@@ -1,0 +1,41 @@
+#pragma once
+// What the engine counted since the last reset. Times are wall time of the thread that drives the step.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace flash_moe {
+
+struct PhaseStats {
+  std::string name;      // "attention", "experts", "wait for reads", ..., "other"
+  uint64_t ns = 0;
+  uint64_t calls = 0;
+  uint64_t bytes = 0;    // weights and caches touched, for GB/s
+};
+
+struct Stats {
+  std::vector<PhaseStats> phases;  // disjoint; with "other" they sum to step_ns
+  uint64_t step_ns = 0;            // inside steps
+  uint64_t steps = 0;
+  uint64_t prefill_tokens = 0;
+  uint64_t decode_tokens = 0;
+  uint64_t prefill_ns = 0;
+  uint64_t decode_ns = 0;
+  uint64_t expert_hits = 0;
+  uint64_t expert_joined = 0;
+  uint64_t expert_misses = 0;
+  uint64_t read_bytes = 0;
+  uint64_t read_ns = 0;
+  uint64_t wait_ns = 0;
+  uint64_t prefetched = 0;
+  uint64_t prefetch_used = 0;
+  uint64_t failed_reads = 0;
+  int64_t slots = 0;
+  std::string cache_mode;  // "slots" or "os"
+  std::string io_engine;
+  std::string policy;
+  std::string lossy;       // empty when exact, else what was given up, e.g. "4 of 10 experts"
+};
+
+}  // namespace flash_moe

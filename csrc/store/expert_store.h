@@ -1,0 +1,98 @@
+#pragma once
+// Routed experts in a bounded number of slots: the only owner of what lies in a slot.
+//
+// DESIGN. Data: a table key(layer, expert) -> slot, slot states {empty, reading, ready}, pin counts, one Policy. All
+// of it is behind one mutex that is never held across a read or a computation. A lease pins its slots, so no
+// slot that a kernel may read is ever overwritten. A read in flight is joined, not repeated. A failed read empties
+// its slot, wakes everyone who waits for it with the same IoError, and leaves the store usable.
+// What cannot happen: a slot that is `ready` and not wholly read; two slots with one key; an eviction of a pinned slot.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/slot.h"
+#include "format/expert_map.h"
+#include "io/read_queue.h"
+#include "store/policy.h"
+
+namespace flash_moe::store {
+
+enum class Access : uint8_t {
+  decode,  // counts for the policy
+  scan,    // prefill: does not push out what decode uses
+};
+
+struct StoreStats {
+  uint64_t hits = 0;       // experts found ready
+  uint64_t joined = 0;     // experts whose read was already in flight
+  uint64_t misses = 0;     // experts that had to be read
+  uint64_t prefetched = 0;       // reads started by hints
+  uint64_t prefetch_used = 0;    // hints that an acquire then wanted
+  uint64_t read_bytes = 0;
+  uint64_t read_ns = 0;          // sum over reads, submit to landing
+  uint64_t wait_ns = 0;          // time that callers stood in Lease::wait_any
+  uint64_t evictions = 0;
+  uint64_t failed_reads = 0;
+};
+
+class ExpertStore;
+
+// Experts pinned in their slots until the lease ends. Movable. One thread at a time.
+class Lease {
+ public:
+  Lease(Lease&&) noexcept;
+  Lease& operator=(Lease&&) noexcept;
+  ~Lease();
+
+  size_t size() const;
+  // Slot address of the i-th id asked for. Valid to read once take_ready returned i.
+  const uint8_t* slot(size_t i) const;
+  // Indices that are ready and were not returned before, appended to `out`. Blocks until there is one, unless `block` is
+  // false or all were returned. Throws IoError if a read of this lease failed.
+  void take_ready(std::vector<size_t>& out, bool block);
+  bool all_taken() const;
+
+ private:
+  friend class ExpertStore;
+  struct State;
+  explicit Lease(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+class ExpertStore {
+ public:
+  // `capacity`: slots in use at first, at most arena.slot_count().
+  ExpertStore(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena, io::ReadQueue& queue,
+              std::unique_ptr<Policy> policy, size_t capacity);
+  ~ExpertStore();  // waits for reads in flight
+
+  // Pins `ids` (distinct) of `layer`: hits at once, joins reads in flight, starts the others.
+  // Needs ids.size() slots that nobody else pins; waits for others' leases to end if they do not suffice, and
+  // throws ConfigError if they never could (capacity below ids.size()).
+  Lease acquire(int64_t layer, std::span<const int32_t> ids, Access access);
+
+  // Hints: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight. Never waits.
+  void prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit);
+
+  // Changes the number of slots in use, live. Shrinking evicts unpinned slots, waits for pinned ones, and gives
+  // their memory back before it returns.
+  void set_capacity(size_t capacity);
+  size_t capacity() const;
+
+  // Forgets every unpinned expert (for measurements from cold).
+  void clear();
+  StoreStats stats() const;
+  void reset_stats();
+  // The ids of all acquires since the call, for `cache-sim`: rows of layer, ids. Empty unless recording.
+  void record_trace(bool on);
+  std::vector<std::vector<int32_t>> take_trace();  // each row: layer, then ids in the order asked for
+
+ private:
+  friend class Lease;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace flash_moe::store
