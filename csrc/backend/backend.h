@@ -28,10 +28,14 @@ class DeviceMemory {
 };
 
 // The recurrent memory of one sequence: key/value cache, convolution window, delta-rule state.
+// Steps write beside the committed state, so that a failed one costs nothing: `rollback` forgets every step
+// since the last `commit`.
 class Sequence {
  public:
   virtual ~Sequence() = default;
-  virtual int64_t position() const = 0;  // tokens seen
+  virtual int64_t position() const = 0;  // tokens seen, uncommitted ones included
+  virtual void commit() = 0;
+  virtual void rollback() = 0;
   virtual uint64_t bytes() const = 0;    // memory held now
   virtual std::unique_ptr<Sequence> fork() const = 0;
   // Every piece of state up to position(), in a fixed order, for saving: name, address, bytes.
@@ -105,8 +109,7 @@ class Backend {
   virtual void dense_mlp(int64_t layer) = 0;
   // out[i] = head(final_norm(h[rows[i]])), f32 [rows.size(), vocab].
   virtual void logits(std::span<const int32_t> rows, float* out) = 0;
-  // Ends the step: positions of its sequences move on. Without it (an error in between), the caller must
-  // discard or restore the sequences of the step.
+  // Ends the step: positions of its sequences move on. After an error in between, roll its sequences back instead.
   virtual void end() = 0;
 };
 

@@ -51,7 +51,8 @@ struct AttentionArgs {
 
 // One step of the gated delta rule for one v head (docs/MODEL.md section 3).
 struct DeltaStepArgs {
-  float* state = nullptr;      // [v_dim, k_dim], in and out
+  const float* state_in = nullptr;  // [v_dim, k_dim]
+  float* state = nullptr;      // [v_dim, k_dim], the result; may equal state_in
   const float* q = nullptr;    // [k_dim], normalised and scaled
   const float* k = nullptr;    // [k_dim], normalised
   const float* v = nullptr;    // [v_dim]
