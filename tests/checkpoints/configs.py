@@ -59,10 +59,21 @@ def _mrope_section(g: Geometry) -> list[int]:
     return [pairs - 2 * rest, rest, rest]
 
 
+def _interval(g: Geometry) -> int | None:
+    """Returns n where every nth layer, and no other, has full attention."""
+    interval = g.layer_types.find("F") + 1
+    if interval == 0:
+        return None
+    letters = "".join("L" if (i + 1) % interval else "F" for i in range(len(g.layer_types)))
+    return interval if letters == g.layer_types else None
+
+
 def _qwen3_5_text(g: Geometry, dtype: str) -> Json:
+    interval = {} if _interval(g) is None else {"full_attention_interval": _interval(g)}
     return {
         **_common(g, dtype),
         **_linear(g),
+        **interval,
         "attn_output_gate": True,
         "layer_types": [LAYER_TYPE_NAMES[letter] for letter in g.layer_types],
         "mamba_ssm_dtype": "float32",
@@ -81,14 +92,13 @@ def _qwen3_5_text(g: Geometry, dtype: str) -> Json:
 
 def _qwen3_next(g: Geometry, dtype: str) -> Json:
     """The release states the pattern as an interval and the rope settings at top level."""
-    interval = g.layer_types.index("F") + 1
-    letters = "".join("F" if (i + 1) % interval == 0 else "L" for i in range(len(g.layer_types)))
-    assert letters == g.layer_types, "qwen3_next folders state full_attention_interval only"
+    if _interval(g) is None:
+        raise ValueError(f"qwen3_next states its layers as an interval, not as {g.layer_types}")
     return {
         **_common(g, dtype),
         **_linear(g),
         "decoder_sparse_step": 1,
-        "full_attention_interval": interval,
+        "full_attention_interval": _interval(g),
         "intermediate_size": 4 * g.hidden,
         "mlp_only_layers": [],
         "norm_topk_prob": g.norm_topk_prob,

@@ -1,4 +1,7 @@
-"""Records the goldens that transformers computes in float32: `python make_transformers.py [case ...]`."""
+"""Records the goldens that transformers computes in float32: `python make_transformers.py [case ...]`.
+
+Unquantised Hugging Face folders are loaded as they are, which also proves the folders; MLX and FP8 ones through
+their exact float32 twin."""
 
 import argparse
 import sys
@@ -22,7 +25,8 @@ from golden_file import (
     save,
 )
 
-from checkpoints import CASES, Case, make, model_hash
+from checkpoints import CASES, Case, as_float32, make, model_hash
+from checkpoints.huggingface_layout import HuggingFaceLayout
 
 
 def load_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -92,6 +96,12 @@ def compute(folder: Path, case: Case) -> Golden:
     return Golden(tokens, rows, logits[rows], np.array(greedy), metadata)
 
 
+def readable_folder(folder: Path, case: Case, scratch: Path) -> Path:
+    """Returns the folder itself, or its float32 twin where transformers cannot use it in float32."""
+    is_huggingface = isinstance(case.layout, HuggingFaceLayout)
+    return folder if is_huggingface and not case.layout.fp8 else as_float32.convert(folder, scratch)
+
+
 def check_margins(name: str, metadata: dict[str, Any]) -> str:
     """Returns what makes the case ill conditioned, or an empty string."""
     if metadata["router_margin_min"] < ROUTER_MARGIN_MIN:
@@ -121,13 +131,17 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
     failures = 0
     for name in options.cases or CASES:
         case = CASES[name]
         with tempfile.TemporaryDirectory() as scratch:
-            folder = make(name, Path(scratch) / name)
+            original = make(name, Path(scratch) / name)
+            folder = readable_folder(original, case, Path(scratch) / "float32")
             golden = compute(folder, case)
-            golden.metadata["model_sha256"] = model_hash(folder)
+            golden.metadata["model_sha256"] = model_hash(original)
+            golden.metadata["dequantised"] = folder != original
             problem = check_margins(name, golden.metadata)
             self_difference = recurrent_difference(folder, golden) if options.recurrent else float("nan")
         print(
@@ -139,7 +153,7 @@ def main() -> int:
             print(problem, file=sys.stderr)
             failures += 1
             continue
-        save(FOLDER / f"{name}.npz", golden)
+        save(FOLDER / f"{name}.transformers.npz", golden)
     return 1 if failures else 0
 
 

@@ -1,0 +1,39 @@
+"""Prints how far the recorded oracles are from one another, relative to the range of the logits."""
+
+import sys
+from itertools import combinations
+
+import numpy as np
+from golden_file import FOLDER, load, relative_difference
+
+AGREEMENT = 3e-5  # max |difference| / range that two float32 oracles reach on the same weights
+
+
+def main() -> int:
+    """Compares every pair of goldens of a case; fails on a pair that disagrees."""
+    by_case: dict[str, list[str]] = {}
+    for path in sorted(FOLDER.glob("*.npz")):
+        case, oracle, _ = path.name.split(".")
+        by_case.setdefault(case, []).append(oracle)
+    worst = 0.0
+    failures = 0
+    for case, oracles in by_case.items():
+        for one, other in combinations(oracles, 2):
+            a, b = (load(FOLDER / f"{case}.{oracle}.npz") for oracle in (one, other))
+            shared, at_a, at_b = np.intersect1d(a.rows, b.rows, return_indices=True)
+            difference = relative_difference(a.logits[at_a], b.logits[at_b])
+            same_top = (a.logits[at_a].argmax(1) == b.logits[at_b].argmax(1)).all()
+            same_greedy = (a.greedy == b.greedy).all()
+            ok = difference <= AGREEMENT and same_top and same_greedy
+            failures += not ok
+            worst = max(worst, difference)
+            print(
+                f"{case:28s} {one} / {other}: {difference:.1e} on {len(shared)} rows, top-1 "
+                f"{'same' if same_top else 'DIFFERS'}, greedy {'same' if same_greedy else 'DIFFERS'}"
+            )
+    print(f"worst {worst:.1e}, {failures} disagree")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
