@@ -6,7 +6,8 @@
 // one fixed sequence of operations that depends only on the element's own inputs and the model's dimensions.
 // So a product of T rows gives each row the bits that it has alone, and any split of output rows over
 // threads gives the same bits. Reductions over a row use a lane structure fixed by the ISA file, never one that
-// depends on row_count, on out_begin or on alignment.
+// depends on row_count, on out_begin or on alignment. All tables share one order (reference.cpp), so they give equal bits
+// too: which table runs never changes a token.
 // All functions are thread-safe on disjoint outputs; none allocates, throws or logs.
 
 #include <cstddef>
@@ -18,7 +19,8 @@ namespace flash_moe::kernels {
 
 enum class Precision : uint8_t {
   float32,  // rows stay f32: the precision that the oracles are held against
-  fast,     // quantised matrices read rows as 16-bit integers with one f32 scale per 32 inputs; others read f32
+  fast,     // affine, mxfp4 and nvfp4 matrices read rows as 16-bit integers with one f32 scale per 64 inputs;
+            // the others read f32
 };
 
 // y[r][o] = sum_i M[o][i] * x[x_rows ? x_rows[r] : r][i] for o in [out_begin, out_end), r in [0, row_count).
