@@ -205,8 +205,9 @@ void conv_silu(float* out, const float* const* window, const float* weight, int6
 
 void delta_step(const DeltaStepArgs& a) {
   for (int64_t row = 0; row < a.v_dim; ++row) {
+    const float* before = a.state_in + row * a.k_dim;
     float* s = a.state + row * a.k_dim;
-    for (int64_t i = 0; i < a.k_dim; ++i) s[i] *= a.decay;
+    for (int64_t i = 0; i < a.k_dim; ++i) s[i] = before[i] * a.decay;
     const float delta = (a.v[row] - dot(s, a.k, a.k_dim)) * a.beta;
     for (int64_t i = 0; i < a.k_dim; ++i) s[i] = std::fma(delta, a.k[i], s[i]);
     a.out[row] = dot(s, a.q, a.k_dim);

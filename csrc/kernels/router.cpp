@@ -35,13 +35,13 @@ void softmax_topk(const float* logits, int64_t n, int64_t k, bool normalise, int
     }
   }
   const auto total = static_cast<float>(sum);
-  float chosen = 0;
+  double chosen = 0;
   for (int64_t j = 0; j < k; ++j) {
     weights[j] /= total;
-    chosen += weights[j];
+    chosen += static_cast<double>(weights[j]);
   }
   if (!normalise) return;
-  for (int64_t j = 0; j < k; ++j) weights[j] /= chosen;
+  for (int64_t j = 0; j < k; ++j) weights[j] /= static_cast<float>(chosen);
 }
 
 }  // namespace flash_moe::kernels
