@@ -1,6 +1,7 @@
 #pragma once
 // Where each routed expert lies on disk, and where each of its matrices lies in a slot once read.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -40,5 +41,30 @@ class ExpertMap {
   virtual ExpertMatrices matrices(int64_t layer, int64_t expert, const uint8_t* slot) const = 0;
   virtual uint64_t expert_bytes(int64_t layer) const = 0;  // of one expert, without alignment
 };
+
+// Bytes of one kind (say, gate's scales) of every expert of a layer: at `offset + expert * stride` of one file, or at
+// `places[expert]` when the experts have tensors of their own.
+struct ExpertPlace {
+  uint32_t file = 0;
+  uint64_t offset = 0;
+};
+struct ExpertPart {
+  uint64_t bytes = 0;  // of one expert; 0: the format has no such part
+  ExpertPlace first;
+  uint64_t stride = 0;
+  std::vector<ExpertPlace> places;
+};
+
+// Parts in the order gate data, scales, biases, up data, scales, biases, down data, scales, biases.
+struct ExpertLayer {
+  int64_t expert_count = 0;  // 0: a dense layer
+  ExpertMatrices forms;      // pointers null
+  std::array<ExpertPart, 9> parts;
+};
+
+// Extents are worked out on demand. Parts whose pages touch are read as one extent, the bytes between them included.
+// Throws FormatError when a part ends past its file. Thread-safe.
+std::shared_ptr<const ExpertMap> make_expert_map(std::vector<std::shared_ptr<io::File>> files,
+                                                 std::vector<ExpertLayer> layers);
 
 }  // namespace flash_moe::format
