@@ -41,12 +41,16 @@ CONTROL_TOKENS = {  # token: special (dropped when decoding with skip_special_to
 }
 
 
-def byte_alphabet() -> list[str]:
-    """Returns the printable character that stands for each byte in byte-level BPE (GPT-2's mapping)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = (byte for byte in range(256) if byte not in printable)
-    moved = {byte: chr(256 + index) for index, byte in enumerate(hidden)}
-    return [moved.get(byte, chr(byte)) for byte in range(256)]
+def byte_alphabet() -> dict[int, str]:
+    """Returns the printable character that stands for each byte (GPT-2's mapping), in id order.
+
+    As in the releases an id is not its byte: printable bytes come first, "!" is id 0.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    alphabet = {byte: chr(byte) for byte in printable}
+    alphabet.update({byte: chr(256 + index) for index, byte in enumerate(hidden)})
+    return alphabet
 
 
 def merge_pairs() -> list[tuple[bytes, bytes]]:
@@ -90,7 +94,7 @@ def tokenizer_json(pattern: str) -> dict[str, Any]:
         return "".join(alphabet[byte] for byte in data)
 
     pairs = merge_pairs()
-    vocab = {alphabet[byte]: byte for byte in range(256)}
+    vocab = {character: index for index, character in enumerate(alphabet.values())}
     vocab.update({spell(left + right): 256 + rank for rank, (left, right) in enumerate(pairs)})
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return {

@@ -74,3 +74,9 @@ def load(path: Path) -> Golden:
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Returns max |a - b| over the range of a."""
     return float(np.abs(a - b).max() / (a.max() - a.min()))
+
+
+def decided_rows(logits: np.ndarray, tolerance: float) -> np.ndarray:
+    """Returns which rows' best token leads by more than two logits, each off by tolerance x range, can undo."""
+    best = np.sort(logits, axis=1)
+    return best[:, -1] - best[:, -2] > 2 * tolerance * (logits.max() - logits.min())

@@ -28,6 +28,8 @@ from golden_file import (
 from checkpoints import CASES, Case, as_float32, make, model_hash
 from checkpoints.huggingface_layout import HuggingFaceLayout
 
+ROUTER_MARGIN_MAX = 1e3  # what is recorded where every expert is chosen
+
 
 def load_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Loads a folder as transformers does for users; every weight must come from the files."""
@@ -64,32 +66,50 @@ class RouterMargins:
             self.least = min(self.least, gap)
 
 
+class Stepper:
+    """Feeds tokens and returns the logits of the last of them, keeping a cache where transformers can."""
+
+    def __init__(self, model: torch.nn.Module, case: Case) -> None:
+        self.model = model
+        # transformers cannot count the tokens of a cache without an attention layer: recompute the whole.
+        self.use_cache = "F" in case.geometry.layer_types
+        self.cache = None
+        self.fed: list[int] = []
+
+    def feed(self, tokens: list[int]) -> np.ndarray:
+        """Returns float32 logits [len(tokens), vocab]."""
+        self.fed += tokens
+        given = tokens if self.use_cache else self.fed
+        out = self.model(
+            input_ids=torch.tensor([given]), past_key_values=self.cache, use_cache=self.use_cache
+        )
+        if self.use_cache:
+            self.cache = out.past_key_values
+        return out.logits[0, -len(tokens) :].float().numpy()
+
+
 @torch.no_grad()
 def compute(folder: Path, case: Case) -> Golden:
     """Whole prompt in one pass, then a greedy continuation token by token on its cache."""
     model, _ = load_model(folder)
     margins = RouterMargins(model, case.geometry.top_k)
+    stepper = Stepper(model, case)
     tokens = prompt_of(case)
-    out = model(input_ids=torch.tensor(tokens[None].astype(np.int64)), use_cache=True)
-    logits = out.logits[0].float().numpy()
-    greedy, least = [], float("inf")
+    logits = stepper.feed(tokens.tolist())
+    greedy: list[int] = []
+    least = float("inf")
     last = logits[-1]
     for _ in range(GREEDY_TOKENS):
         best = np.sort(last)[-2:]
         least = min(least, float(best[1] - best[0]))
         greedy.append(int(last.argmax()))
-        out = model(
-            input_ids=torch.tensor([[greedy[-1]]]),
-            past_key_values=out.past_key_values,
-            use_cache=True,
-        )
-        last = out.logits[0, -1].float().numpy()
+        last = stepper.feed([greedy[-1]])[-1]
     rows = kept_rows(len(tokens))
     metadata = {
         "oracle": "transformers",
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
         "seed": case.seed,
-        "router_margin_min": margins.least,
+        "router_margin_min": min(margins.least, ROUTER_MARGIN_MAX),
         "greedy_margin_min": least,
         "logit_std": float(logits.std()),
     }
@@ -112,15 +132,11 @@ def check_margins(name: str, metadata: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def recurrent_difference(folder: Path, golden: Golden) -> float:
+def recurrent_difference(folder: Path, case: Case, golden: Golden) -> float:
     """Returns how far the oracle, fed token by token, is from itself (relative to the range)."""
-    model, _ = load_model(folder)
-    cache, rows = None, []
-    for token in golden.tokens:
-        out = model(input_ids=torch.tensor([[int(token)]]), past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        rows.append(out.logits[0, -1].float().numpy())
-    return relative_difference(golden.logits, np.stack(rows)[golden.rows])
+    stepper = Stepper(load_model(folder)[0], case)
+    rows = np.concatenate([stepper.feed([int(token)]) for token in golden.tokens])
+    return relative_difference(golden.logits, rows[golden.rows])
 
 
 def main() -> int:
@@ -143,7 +159,7 @@ def main() -> int:
             golden.metadata["model_sha256"] = model_hash(original)
             golden.metadata["dequantised"] = folder != original
             problem = check_margins(name, golden.metadata)
-            self_difference = recurrent_difference(folder, golden) if options.recurrent else float("nan")
+            self_difference = recurrent_difference(folder, case, golden) if options.recurrent else float("nan")
         print(
             f"{name}: std {golden.metadata['logit_std']:.2f}, router margin "
             f"{golden.metadata['router_margin_min']:.1e}, greedy margin "
