@@ -23,6 +23,17 @@
 
 namespace flash_moe {
 
+struct LayerInfo {
+  bool full_attention = false;
+  bool is_moe = false;
+  std::string mixer_format;    // of its projections: "bf16", or "affine 8-bit g64, affine 4-bit g64"
+  std::string experts_format;  // empty for a dense layer
+  double expert_bits = 0;      // a weight of its experts, scales and biases included
+  uint64_t resident_bytes = 0;
+  uint64_t expert_bytes = 0;  // of one expert
+  int64_t experts = 0;
+};
+
 // What the folder holds and how it runs.
 struct ModelInfo {
   std::string path;
@@ -39,10 +50,12 @@ struct ModelInfo {
   int64_t experts_per_token_trained = 0;
   int64_t experts_per_token = 0;
   int64_t skipped_tensors = 0;  // of a vision tower
+  int64_t mtp_tensors = 0;      // of a multi-token-prediction head
   uint64_t resident_bytes = 0;  // dense weights
   uint64_t expert_bytes = 0;    // of one expert, the largest
   uint64_t experts_bytes = 0;   // of all
   uint64_t slot_bytes = 0;
+  std::vector<LayerInfo> layer_info;
   std::string backend;          // description, e.g. "cpu: avx512vnni, 2 threads"
 };
 

@@ -1,0 +1,169 @@
+#include "model/forward.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace flash_moe::model {
+
+Forward::Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
+                 const backend::ModelWeights& weights, ForwardOptions options, PhaseClock& clock)
+    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), options_(options), clock_(clock) {}
+
+void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
+                  const std::function<void()>& check) {
+  // An error in an earlier step may have left its lease here; its reads are over or fail harmlessly.
+  deferred_.reset();
+  const bool decoding = step.tokens.size() == step.spans.size();
+  {
+    PhaseClock::Scope scope(clock_, Phase::embed);
+    backend_.begin(step);
+  }
+  for (int64_t layer = 0; layer < weights_.shape.layer_count(); ++layer) {
+    check();
+    const LayerShape& shape = weights_.shape.layers[static_cast<size_t>(layer)];
+    {
+      const bool full = shape.mixer == MixerKind::full_attention;
+      PhaseClock::Scope scope(clock_, full ? Phase::attention : Phase::delta_net, layer);
+      backend_.mixer(layer);
+    }
+    if (shape.is_moe) {
+      moe(layer, decoding);
+    } else {
+      PhaseClock::Scope scope(clock_, Phase::experts, layer);
+      backend_.dense_mlp(layer);
+    }
+  }
+  if (!logit_rows.empty()) {
+    PhaseClock::Scope scope(clock_, Phase::head);
+    backend_.logits(logit_rows, logits);
+    scope.add_bytes(static_cast<uint64_t>(weights_.head.total_bytes()));
+  }
+  backend_.wait_experts();
+  deferred_.reset();
+  backend_.end();
+}
+
+void Forward::moe(int64_t layer, bool decoding) {
+  {
+    PhaseClock::Scope scope(clock_, Phase::router, layer);
+    backend_.route(layer, routes_);
+    group_routes(layer);
+  }
+  // The router's answer is behind everything that was enqueued before it, the last layer's experts included.
+  backend_.wait_experts();
+  deferred_.reset();
+
+  const auto access = decoding ? store::Access::decode : store::Access::scan;
+  const std::span<const int32_t> ids(grouping_.ids);
+  // All at once if they fit; otherwise two windows that take turns: one is read while the other computes.
+  const size_t capacity = store_.capacity();
+  const size_t window = ids.size() <= capacity ? ids.size() : std::max<size_t>(1, capacity / 2);
+  store::Lease current = store_.acquire(layer, ids.first(window), access);
+  {
+    PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
+    backend_.shared_expert(layer);
+  }
+  if (options_.prefetch && decoding) hint_next_layer(layer);
+  for (size_t first = 0; first < ids.size();) {
+    const size_t count = current.size();
+    const size_t next_first = first + count;
+    std::optional<store::Lease> next;
+    if (next_first < ids.size() && capacity >= 2 * window)
+      next = store_.acquire(layer, ids.subspan(next_first, std::min(window, ids.size() - next_first)), access);
+    compute_window(layer, current, first, count);
+    first = next_first;
+    if (first >= ids.size()) break;
+    backend_.wait_experts();
+    if (next) {
+      current = std::move(*next);
+    } else {
+      // A single slot: it must be free before it can be filled again.
+      { const store::Lease over = std::move(current); }
+      current = store_.acquire(layer, ids.subspan(first, std::min(window, ids.size() - first)), access);
+    }
+  }
+  {
+    PhaseClock::Scope scope(clock_, Phase::combine, layer);
+    backend_.combine(layer, routes_);
+  }
+  // A backend that only enqueues reads these slots later. They stay pinned until the next layer's router has
+  // answered, unless the next layer could then not get slots of its own.
+  if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();
+  if (capacity >= 2 * grouping_.ids.size()) deferred_ = std::move(current);
+}
+
+void Forward::compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count) {
+  const uint64_t expert_bytes = map_->expert_bytes(layer);
+  for (size_t taken = 0; taken < count;) {
+    ready_.clear();
+    lease.take_ready(ready_, false);
+    if (ready_.empty()) {
+      PhaseClock::Scope scope(clock_, Phase::read_wait, layer);
+      lease.take_ready(ready_, true);
+    }
+    PhaseClock::Scope scope(clock_, Phase::experts, layer);
+    work_.clear();
+    for (const size_t i : ready_) {
+      const size_t expert = first + i;
+      const auto begin = static_cast<size_t>(grouping_.begins[expert]);
+      const auto end = static_cast<size_t>(grouping_.begins[expert + 1]);
+      work_.push_back({map_->matrices(layer, grouping_.ids[expert], lease.slot(i)),
+                       std::span<const int32_t>(grouping_.assignments).subspan(begin, end - begin)});
+    }
+    backend_.experts(layer, routes_, work_);
+    scope.add_bytes(expert_bytes * ready_.size());
+    taken += ready_.size();
+  }
+}
+
+// Counting sort of the assignments by expert.
+void Forward::group_routes(int64_t layer) {
+  const size_t total = routes_.ids.size();
+  counts_.assign(static_cast<size_t>(map_->expert_count(layer)) + 1, 0);
+  for (const int32_t id : routes_.ids) ++counts_[static_cast<size_t>(id) + 1];
+  grouping_.ids.clear();
+  grouping_.begins.clear();
+  for (size_t id = 0; id + 1 < counts_.size(); ++id) {
+    if (counts_[id + 1] != 0) {
+      grouping_.ids.push_back(static_cast<int32_t>(id));
+      grouping_.begins.push_back(counts_[id]);
+    }
+    counts_[id + 1] += counts_[id];
+  }
+  grouping_.begins.push_back(static_cast<int32_t>(total));
+  grouping_.assignments.resize(total);
+  for (size_t i = 0; i < total; ++i) {
+    int32_t& next = counts_[static_cast<size_t>(routes_.ids[i])];
+    grouping_.assignments[static_cast<size_t>(next++)] = static_cast<int32_t>(i);
+  }
+  if (!recording_) return;
+  const auto k = static_cast<size_t>(routes_.per_row);
+  for (size_t row = 0; row * k < total; ++row) {
+    std::vector<int32_t> line{static_cast<int32_t>(layer)};
+    line.insert(line.end(), routes_.ids.begin() + static_cast<std::ptrdiff_t>(row * k),
+                routes_.ids.begin() + static_cast<std::ptrdiff_t>((row + 1) * k));
+    record_.push_back(std::move(line));
+  }
+}
+
+void Forward::hint_next_layer(int64_t layer) {
+  const int64_t next = layer + 1;
+  if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
+  if (routes_.row_count > options_.prefetch_rows_max) return;
+  PhaseClock::Scope scope(clock_, Phase::router, next);
+  backend_.guess_routes(next, guess_);
+  std::sort(guess_.ids.begin(), guess_.ids.end());
+  guess_.ids.erase(std::unique(guess_.ids.begin(), guess_.ids.end()), guess_.ids.end());
+  store_.prefetch(next, guess_.ids, guess_.ids.size());
+}
+
+void Forward::record(bool on) {
+  recording_ = on;
+  record_.clear();
+}
+
+std::vector<std::vector<int32_t>> Forward::take_record() { return std::exchange(record_, {}); }
+
+}  // namespace flash_moe::model

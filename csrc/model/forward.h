@@ -1,0 +1,69 @@
+#pragma once
+// A step of tokens through the model: the page to read first.
+//
+// Owns the order of operations and the conversation between the expert store and the backend; knows neither disks nor
+// kernels. Which expert is computed when follows the reads; what is computed, and in which order it is summed, does not.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/phase_clock.h"
+#include "format/expert_map.h"
+#include "store/expert_store.h"
+
+namespace flash_moe::model {
+
+struct ForwardOptions {
+  bool prefetch = false;      // read what the next layer's router says of this layer's state
+  int64_t prefetch_rows_max = 4;  // a wider step wants most experts anyway
+};
+
+// Thread-compatible: one step at a time.
+class Forward {
+ public:
+  Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
+          const backend::ModelWeights& weights, ForwardOptions options, PhaseClock& clock);
+
+  // Runs `step`, and writes the logits of `logit_rows` to `logits` [logit_rows.size(), vocab]. `check` is called
+  // before every layer and may throw to stop. After an exception the step's sequences must be rolled back.
+  void run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
+           const std::function<void()>& check);
+
+  // Ids of every route since record(true): rows of layer, ids in rank order.
+  void record(bool on);
+  std::vector<std::vector<int32_t>> take_record();
+
+ private:
+  struct Grouping {
+    std::vector<int32_t> ids;          // experts chosen by some row, ascending
+    std::vector<int32_t> begins;       // [ids + 1] into assignments
+    std::vector<int32_t> assignments;  // row * k + rank, by expert, ascending
+  };
+
+  void moe(int64_t layer, bool decoding);
+  void group_routes(int64_t layer);
+  void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
+  void hint_next_layer(int64_t layer);
+
+  backend::Backend& backend_;
+  store::ExpertStore& store_;
+  std::shared_ptr<const format::ExpertMap> map_;
+  const backend::ModelWeights& weights_;
+  ForwardOptions options_;
+  PhaseClock& clock_;
+
+  backend::Routes routes_, guess_;
+  Grouping grouping_;
+  std::vector<int32_t> counts_;
+  std::vector<size_t> ready_;
+  std::vector<backend::ExpertWork> work_;
+  std::optional<store::Lease> deferred_;  // experts that the backend may still be reading
+  bool recording_ = false;
+  std::vector<std::vector<int32_t>> record_;
+};
+
+}  // namespace flash_moe::model
