@@ -5,6 +5,9 @@
 // of it is behind one mutex that is never held across a read or a computation. A lease pins its slots, so no
 // slot that a kernel may read is ever overwritten. A read in flight is joined, not repeated. A failed read empties
 // its slot, wakes everyone who waits for it with the same IoError, and leaves the store usable.
+// Hints (prefetch) are reads that nobody waits for. They enter the policy at its cold end; until the acquire of their
+// layer comes they give way only to demand; that acquire drops those that have not started and that it does not want.
+// Locks: the store's mutex may be held while the queue's is taken, never the other way.
 // What cannot happen: a slot that is `ready` and not wholly read; two slots with one key; an eviction of a pinned slot.
 
 #include <cstdint>
@@ -32,7 +35,7 @@ struct StoreStats {
   uint64_t prefetch_used = 0;    // hints that an acquire then wanted
   uint64_t read_bytes = 0;
   uint64_t read_ns = 0;          // sum over reads, submit to landing
-  uint64_t wait_ns = 0;          // time that callers stood in Lease::wait_any
+  uint64_t wait_ns = 0;          // time that callers stood in Lease::take_ready
   uint64_t evictions = 0;
   uint64_t failed_reads = 0;
 };
@@ -61,19 +64,23 @@ class Lease {
   std::unique_ptr<State> state_;
 };
 
+// Thread-safe.
 class ExpertStore {
  public:
-  // `capacity`: slots in use at first, at most arena.slot_count().
+  // `capacity`: slots in use at first (those of index 0 to capacity - 1), 1 to arena.slot_count(); ConfigError otherwise.
+  // `direct`: reads pass by the page cache where the file system lets them.
   ExpertStore(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena, io::ReadQueue& queue,
-              std::unique_ptr<Policy> policy, size_t capacity);
-  ~ExpertStore();  // waits for reads in flight
+              std::unique_ptr<Policy> policy, size_t capacity, bool direct = true);
+  ~ExpertStore();  // waits for reads in flight; leases must have ended
 
   // Pins `ids` (distinct) of `layer`: hits at once, joins reads in flight, starts the others.
   // Needs ids.size() slots that nobody else pins; waits for others' leases to end if they do not suffice, and
-  // throws ConfigError if they never could (capacity below ids.size()).
+  // throws ConfigError if they never could (capacity below ids.size()). A thread that waits while it holds another
+  // lease itself can wait for ever: keep the leases held together below the capacity.
   Lease acquire(int64_t layer, std::span<const int32_t> ids, Access access);
 
-  // Hints: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight. Never waits.
+  // Hints: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight; the others
+  // start as those land. Never waits. Dropped where no slot is free or long unused.
   void prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit);
 
   // Changes the number of slots in use, live. Shrinking evicts unpinned slots, waits for pinned ones, and gives
@@ -81,7 +88,7 @@ class ExpertStore {
   void set_capacity(size_t capacity);
   size_t capacity() const;
 
-  // Forgets every unpinned expert (for measurements from cold).
+  // Forgets every unpinned expert (for measurements from cold); waits for reads that no lease holds.
   void clear();
   StoreStats stats() const;
   void reset_stats();

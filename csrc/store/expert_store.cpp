@@ -1,0 +1,621 @@
+#include "store/expert_store.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "store/key_lists.h"
+
+namespace flash_moe::store {
+namespace {
+
+// More hints than this are not remembered: they would be late.
+constexpr size_t pending_hints_max = 256;
+
+uint64_t now_ns() {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                   std::chrono::steady_clock::now().time_since_epoch())
+                                   .count());
+}
+
+enum class SlotState : uint8_t {
+  parked,   // not in use, its pages given back
+  free,
+  reading,  // in the table and the policy, not evictable
+  ready,    // in the table and the policy, evictable while not pinned
+  failed,   // not in the table any more; freed when its last lease ends
+};
+
+struct Slot {
+  ExpertKey key = 0;
+  SlotState state = SlotState::parked;
+  bool hint = false;  // read for a hint that no acquire has answered yet
+  uint32_t pins = 0;
+  uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
+  uint64_t started_ns = 0;  // of its read
+  io::ReadQueue::Batch batch = 0;  // of a hint's read
+  std::exception_ptr error;
+};
+
+}  // namespace
+
+struct ExpertStore::Impl {
+  Impl(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena, io::ReadQueue& queue,
+       std::unique_ptr<Policy> policy, size_t capacity, bool direct);
+
+  // All of these want the mutex held.
+  void check_ids(int64_t layer, std::span<const int32_t> ids);
+  bool has_room(int64_t layer, std::span<const int32_t> ids) const;
+  void wait_for_room(std::unique_lock<std::mutex>& lock, int64_t layer,
+                     std::span<const int32_t> ids);
+  void pin_present(uint32_t slot, Access access);
+  uint32_t pin_absent(ExpertKey key, Access access, uint64_t now);
+  void unpin(uint32_t slot);
+  uint32_t slot_for_demand();
+  bool slot_for_hint(uint32_t& slot);
+  bool find_victim(bool spare_hints, uint32_t& slot);
+  void evict(uint32_t slot);
+  void forget(uint32_t slot);
+  void free_slot(uint32_t slot);
+  void answer_hints(int64_t layer);
+  void end_hint(uint32_t slot);
+  void drop_hint(uint32_t slot);
+  void start_hints();
+  void park_some(std::unique_lock<std::mutex>& lock);
+  void wait(std::unique_lock<std::mutex>& lock);
+  void notify() {
+    if (waiters > 0) changed.notify_all();
+  }
+  size_t excess() const { return in_use > capacity ? in_use - capacity : 0; }
+
+  // These take the mutex.
+  void landed(uint32_t slot, const std::exception_ptr& error);
+
+  // With or without the mutex.
+  io::ReadQueue::Batch submit(uint32_t slot, ExpertKey key, bool urgent);
+  void start_read(uint32_t slot, ExpertKey key);
+
+  const std::shared_ptr<const format::ExpertMap> map;
+  SlotArena& arena;
+  io::ReadQueue& queue;
+  const std::unique_ptr<Policy> policy;
+  const bool direct;
+
+  std::mutex resizing;  // one set_capacity at a time; taken before `mutex`
+  mutable std::mutex mutex;
+  std::condition_variable changed;  // a slot became ready, failed, free or evictable, or the capacity changed
+  size_t waiters = 0;
+  size_t room_waiters = 0;  // of them, acquires and a shrinking set_capacity
+  size_t capacity = 0;
+  size_t in_use = 0;     // slots that are not parked; above `capacity` while shrinking
+  size_t evictable = 0;  // slots that are ready and not pinned
+  size_t in_flight = 0;
+  size_t hints_in_flight = 0;
+  size_t hint_limit = 0;
+  uint64_t uses = 0;  // the clock of last_use
+  std::vector<uint64_t> seen;  // by expert: the last check_ids that saw it
+  uint64_t seen_round = 0;
+  KeyTable table;
+  std::vector<Slot> slots;
+  std::vector<uint32_t> free;
+  std::vector<uint32_t> parked;
+  std::vector<uint32_t> hint_slots;  // those with `hint`
+  std::deque<ExpertKey> pending_hints;
+  StoreStats stats;
+  bool recording = false;
+  std::vector<std::vector<int32_t>> trace;
+};
+
+struct Lease::State {
+  struct Item {
+    uint32_t slot = 0;
+    bool ready = false;  // found ready by the acquire
+  };
+  std::shared_ptr<ExpertStore::Impl> impl;
+  std::vector<Item> items;
+  std::vector<uint32_t> open;    // indices of items not taken yet
+  std::vector<uint32_t> misses;  // indices of items whose reads this lease started
+};
+
+ExpertStore::Impl::Impl(std::shared_ptr<const format::ExpertMap> map_in, SlotArena& arena_in,
+                        io::ReadQueue& queue_in, std::unique_ptr<Policy> policy_in,
+                        size_t capacity_in, bool direct_in)
+    : map(std::move(map_in)),
+      arena(arena_in),
+      queue(queue_in),
+      policy(std::move(policy_in)),
+      direct(direct_in),
+      capacity(capacity_in),
+      in_use(capacity_in),
+      slots(arena_in.slot_count()) {
+  FM_CHECK(arena.slot_bytes() >= map->slot_bytes());
+  free.reserve(slots.size());
+  parked.reserve(slots.size());
+  for (size_t i = slots.size(); i > 0; --i) {
+    const auto slot = static_cast<uint32_t>(i - 1);
+    slots[slot].state = slot < capacity ? SlotState::free : SlotState::parked;
+    (slot < capacity ? free : parked).push_back(slot);
+  }
+  policy->on_capacity(capacity);
+}
+
+void ExpertStore::Impl::check_ids(int64_t layer, std::span<const int32_t> ids) {
+  FM_CHECK(layer >= 0 && layer < map->layer_count());
+  const int64_t experts = map->expert_count(layer);
+  if (seen.size() < static_cast<size_t>(experts)) seen.resize(static_cast<size_t>(experts), 0);
+  ++seen_round;
+  for (const int32_t id : ids) {
+    FM_CHECK(id >= 0 && id < experts);
+    FM_CHECK(std::exchange(seen[static_cast<size_t>(id)], seen_round) != seen_round);  // distinct
+  }
+}
+
+void ExpertStore::Impl::wait(std::unique_lock<std::mutex>& lock) {
+  ++waiters;
+  changed.wait(lock);
+  --waiters;
+}
+
+// Whether every absent id would find a slot. What a shrinking store is to give back is not room.
+bool ExpertStore::Impl::has_room(int64_t layer, std::span<const int32_t> ids) const {
+  size_t wanted = excess();
+  const size_t available = free.size() + evictable;
+  bool absent = false;
+  for (const int32_t id : ids) {
+    const uint32_t slot = table.find(expert_key(layer, id));
+    if (slot == KeyTable::none) {
+      absent = true;
+      ++wanted;
+    } else if (slots[slot].state == SlotState::ready && slots[slot].pins == 0) {
+      ++wanted;  // it counts as evictable, and will not be
+    }
+  }
+  return !absent || wanted <= available;
+}
+
+void ExpertStore::Impl::wait_for_room(std::unique_lock<std::mutex>& lock, int64_t layer,
+                                      std::span<const int32_t> ids) {
+  for (;;) {
+    if (ids.size() > capacity) {
+      throw ConfigError("expert cache: layer " + std::to_string(layer) + " wants " +
+                        std::to_string(ids.size()) + " experts at once, the cache has " +
+                        std::to_string(capacity) + " slots; give it more memory");
+    }
+    if (has_room(layer, ids)) return;
+    ++room_waiters;
+    wait(lock);
+    --room_waiters;
+  }
+}
+
+void ExpertStore::Impl::end_hint(uint32_t slot) {
+  if (!slots[slot].hint) return;
+  slots[slot].hint = false;
+  std::erase(hint_slots, slot);
+  if (slots[slot].state == SlotState::reading) --hints_in_flight;
+}
+
+void ExpertStore::Impl::pin_present(uint32_t slot, Access access) {
+  Slot& found = slots[slot];
+  if (found.hint) {
+    ++stats.prefetch_used;
+    if (found.state == SlotState::reading) queue.promote(found.batch);
+    end_hint(slot);
+  }
+  if (found.state == SlotState::ready) {
+    ++stats.hits;
+    if (found.pins == 0) --evictable;
+  } else {
+    ++stats.joined;
+  }
+  ++found.pins;
+  policy->on_hit(found.key, access == Access::scan);
+  if (access == Access::decode) found.last_use = ++uses;
+}
+
+uint32_t ExpertStore::Impl::pin_absent(ExpertKey key, Access access, uint64_t now) {
+  ++stats.misses;
+  const uint32_t slot = slot_for_demand();
+  Slot& taken = slots[slot];
+  taken.key = key;
+  taken.state = SlotState::reading;
+  taken.pins = 1;
+  taken.started_ns = now;
+  taken.last_use = access == Access::decode ? ++uses : 0;
+  table.set(key, slot);
+  policy->on_insert(key, access == Access::scan);
+  ++in_flight;
+  return slot;
+}
+
+void ExpertStore::Impl::unpin(uint32_t slot) {
+  Slot& held = slots[slot];
+  if (--held.pins > 0) return;
+  if (held.state == SlotState::ready) ++evictable;
+  if (held.state == SlotState::failed) free_slot(slot);
+}
+
+bool ExpertStore::Impl::find_victim(bool spare_hints, uint32_t& slot) {
+  ExpertKey key = 0;
+  const auto may_evict = [this, spare_hints](ExpertKey candidate) {
+    const Slot& held = slots[table.find(candidate)];
+    return held.state == SlotState::ready && held.pins == 0 && !(spare_hints && held.hint);
+  };
+  if (evictable == 0 || !policy->victim(may_evict, key)) return false;
+  slot = table.find(key);
+  return true;
+}
+
+uint32_t ExpertStore::Impl::slot_for_demand() {
+  if (free.empty()) {
+    uint32_t victim = 0;
+    FM_CHECK(find_victim(true, victim) || find_victim(false, victim));
+    ++stats.evictions;
+    evict(victim);
+  }
+  const uint32_t slot = free.back();
+  free.pop_back();
+  return slot;
+}
+
+// A hint never takes a slot that decode used within the last capacity / 2 uses, nor one that somebody waits for.
+bool ExpertStore::Impl::slot_for_hint(uint32_t& slot) {
+  if (room_waiters > 0 || excess() > 0) return false;
+  if (hint_slots.size() >= std::max<size_t>(1, capacity / 4)) return false;
+  if (free.empty()) {
+    uint32_t victim = 0;
+    if (!find_victim(true, victim)) return false;
+    const uint64_t last_use = slots[victim].last_use;
+    if (last_use != 0 && uses - last_use < capacity / 2) return false;
+    ++stats.evictions;
+    evict(victim);
+  }
+  slot = free.back();
+  free.pop_back();
+  return true;
+}
+
+void ExpertStore::Impl::free_slot(uint32_t slot) {
+  slots[slot].state = SlotState::free;
+  slots[slot].error = nullptr;
+  free.push_back(slot);
+}
+
+// Takes the slot's expert out of the table and the policy.
+void ExpertStore::Impl::forget(uint32_t slot) {
+  end_hint(slot);
+  policy->on_evict(slots[slot].key);
+  table.set(slots[slot].key, KeyTable::none);
+}
+
+void ExpertStore::Impl::evict(uint32_t slot) {
+  FM_CHECK(slots[slot].state == SlotState::ready && slots[slot].pins == 0);
+  --evictable;
+  forget(slot);
+  free_slot(slot);
+}
+
+// A hint whose read never started.
+void ExpertStore::Impl::drop_hint(uint32_t slot) {
+  --in_flight;
+  forget(slot);
+  free_slot(slot);
+}
+
+// The acquire of `layer` has come: hints for it that it did not want are worth nothing any more.
+void ExpertStore::Impl::answer_hints(int64_t layer) {
+  const auto of_layer = [layer](ExpertKey key) { return key_layer(key) == layer; };
+  std::erase_if(pending_hints, of_layer);
+  for (size_t i = hint_slots.size(); i > 0; --i) {
+    const uint32_t slot = hint_slots[i - 1];
+    if (!of_layer(slots[slot].key)) continue;
+    if (slots[slot].state == SlotState::reading && queue.cancel(slots[slot].batch)) {
+      drop_hint(slot);
+    } else {
+      end_hint(slot);
+    }
+  }
+}
+
+void ExpertStore::Impl::start_hints() {
+  while (!pending_hints.empty() && hints_in_flight < hint_limit) {
+    const ExpertKey key = pending_hints.front();
+    pending_hints.pop_front();
+    uint32_t slot = 0;
+    if (table.find(key) != KeyTable::none) continue;
+    if (!slot_for_hint(slot)) {
+      pending_hints.clear();
+      return;
+    }
+    Slot& taken = slots[slot];
+    taken.key = key;
+    taken.state = SlotState::reading;
+    taken.hint = true;
+    taken.last_use = 0;
+    taken.started_ns = now_ns();
+    table.set(key, slot);
+    policy->on_insert(key, true);
+    hint_slots.push_back(slot);
+    ++in_flight;
+    ++hints_in_flight;
+    ++stats.prefetched;
+    try {
+      taken.batch = submit(slot, key, false);
+    } catch (...) {  // nobody waits for a hint; the acquire of this expert will report what is wrong
+      drop_hint(slot);
+      pending_hints.clear();
+      return;
+    }
+  }
+}
+
+io::ReadQueue::Batch ExpertStore::Impl::submit(uint32_t slot, ExpertKey key, bool urgent) {
+  thread_local std::vector<format::Extent> extents;
+  thread_local std::vector<io::ReadRequest> requests;
+  map->extents(key_layer(key), key_expert(key), extents);
+  requests.clear();
+  uint8_t* const base = arena.slot(slot);
+  for (const format::Extent& extent : extents) {
+    FM_CHECK(extent.slot_offset + extent.bytes <= arena.slot_bytes());
+    requests.push_back({map->files()[extent.file].get(), extent.file_offset, extent.bytes,
+                        base + extent.slot_offset, direct});
+  }
+  return queue.submit(requests, urgent,
+                      [this, slot](const std::exception_ptr& error) { landed(slot, error); });
+}
+
+void ExpertStore::Impl::start_read(uint32_t slot, ExpertKey key) {
+  try {
+    submit(slot, key, true);
+  } catch (...) {
+    landed(slot, std::current_exception());
+  }
+}
+
+void ExpertStore::Impl::landed(uint32_t slot, const std::exception_ptr& error) {
+  const uint64_t now = now_ns();
+  const std::lock_guard lock(mutex);
+  Slot& read = slots[slot];
+  stats.read_ns += now - read.started_ns;
+  --in_flight;
+  if (error) {
+    ++stats.failed_reads;
+    forget(slot);
+    read.state = SlotState::failed;
+    read.error = error;
+    if (read.pins == 0) free_slot(slot);
+  } else {
+    stats.read_bytes += map->expert_bytes(key_layer(read.key));
+    if (read.hint) --hints_in_flight;
+    read.state = SlotState::ready;
+    if (read.pins == 0) ++evictable;
+  }
+  start_hints();
+  notify();
+}
+
+Lease::Lease(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Lease::Lease(Lease&&) noexcept = default;
+
+Lease& Lease::operator=(Lease&& other) noexcept {
+  Lease old(std::move(*this));
+  state_ = std::move(other.state_);
+  return *this;
+}
+
+Lease::~Lease() {
+  if (!state_) return;
+  ExpertStore::Impl& impl = *state_->impl;
+  const std::lock_guard lock(impl.mutex);
+  for (const State::Item& item : state_->items) impl.unpin(item.slot);
+  impl.notify();
+}
+
+size_t Lease::size() const { return state_->items.size(); }
+
+const uint8_t* Lease::slot(size_t i) const {
+  return state_->impl->arena.slot(state_->items.at(i).slot);
+}
+
+bool Lease::all_taken() const { return state_->open.empty(); }
+
+void Lease::take_ready(std::vector<size_t>& out, bool block) {
+  State& state = *state_;
+  if (state.open.empty()) return;
+  const size_t before = out.size();
+  const auto take_if = [&](const auto& is_ready) {
+    std::erase_if(state.open, [&](uint32_t index) {
+      if (!is_ready(state.items[index])) return false;
+      out.push_back(index);
+      return true;
+    });
+  };
+  // What the acquire found ready needs no lock: the pin keeps it so.
+  take_if([](const State::Item& item) { return item.ready; });
+  if (out.size() > before) return;
+
+  ExpertStore::Impl& impl = *state.impl;
+  std::unique_lock lock(impl.mutex);
+  uint64_t wait_begin = 0;
+  for (;;) {
+    for (const uint32_t index : state.open) {
+      const Slot& slot = impl.slots[state.items[index].slot];
+      if (slot.state == SlotState::failed) std::rethrow_exception(slot.error);
+    }
+    take_if([&impl](const State::Item& item) {
+      return impl.slots[item.slot].state == SlotState::ready;
+    });
+    if (out.size() > before || !block) break;
+    if (wait_begin == 0) wait_begin = now_ns();
+    impl.wait(lock);
+  }
+  if (wait_begin != 0) impl.stats.wait_ns += now_ns() - wait_begin;
+}
+
+ExpertStore::ExpertStore(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena,
+                         io::ReadQueue& queue, std::unique_ptr<Policy> policy, size_t capacity,
+                         bool direct) {
+  if (capacity == 0 || capacity > arena.slot_count()) {
+    throw ConfigError("expert cache: wanted 1 to " + std::to_string(arena.slot_count()) +
+                      " slots, got " + std::to_string(capacity));
+  }
+  impl_ = std::make_shared<Impl>(std::move(map), arena, queue, std::move(policy), capacity, direct);
+}
+
+ExpertStore::~ExpertStore() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->pending_hints.clear();
+  while (impl_->in_flight > 0) impl_->wait(lock);
+}
+
+Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access access) {
+  Impl& impl = *impl_;
+  auto state = std::make_unique<Lease::State>();
+  state->impl = impl_;
+  state->items.resize(ids.size());
+  state->open.resize(ids.size());
+  size_t absent = 0;
+  {
+    std::unique_lock lock(impl.mutex);
+    impl.check_ids(layer, ids);
+    impl.wait_for_room(lock, layer, ids);
+    impl.policy->on_acquire(static_cast<uint32_t>(layer), access == Access::scan);
+    // All that is present is pinned before the first slot is taken, so that no miss evicts a hit of its own acquire.
+    for (size_t i = 0; i < ids.size(); ++i) {
+      Lease::State::Item& item = state->items[i];
+      state->open[i] = static_cast<uint32_t>(i);
+      item.slot = impl.table.find(expert_key(layer, ids[i]));
+      if (item.slot == KeyTable::none) {
+        ++absent;
+        continue;
+      }
+      item.ready = impl.slots[item.slot].state == SlotState::ready;
+      impl.pin_present(item.slot, access);
+    }
+    const uint64_t now = absent > 0 ? now_ns() : 0;
+    state->misses.reserve(absent);
+    for (size_t i = 0; absent > 0 && i < ids.size(); ++i) {
+      if (state->items[i].slot != KeyTable::none) continue;
+      state->items[i].slot = impl.pin_absent(expert_key(layer, ids[i]), access, now);
+      state->misses.push_back(static_cast<uint32_t>(i));
+    }
+    if (access == Access::decode && !(impl.hint_slots.empty() && impl.pending_hints.empty())) {
+      impl.answer_hints(layer);
+    }
+    if (impl.recording) {
+      std::vector<int32_t>& row = impl.trace.emplace_back();
+      row.reserve(ids.size() + 1);
+      row.push_back(static_cast<int32_t>(layer));
+      row.insert(row.end(), ids.begin(), ids.end());
+    }
+  }
+  for (const uint32_t i : state->misses) {
+    impl.start_read(state->items[i].slot, expert_key(layer, ids[i]));
+  }
+  return Lease(std::move(state));
+}
+
+void ExpertStore::prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit) {
+  Impl& impl = *impl_;
+  const std::lock_guard lock(impl.mutex);
+  impl.check_ids(layer, ids);
+  impl.hint_limit = limit;
+  for (const int32_t id : ids) {
+    const ExpertKey key = expert_key(layer, id);
+    if (impl.pending_hints.size() >= pending_hints_max) break;
+    if (impl.table.find(key) == KeyTable::none) impl.pending_hints.push_back(key);
+  }
+  impl.start_hints();
+}
+
+void ExpertStore::set_capacity(size_t capacity) {
+  Impl& impl = *impl_;
+  if (capacity == 0 || capacity > impl.slots.size()) {
+    throw ConfigError("expert cache: wanted 1 to " + std::to_string(impl.slots.size()) +
+                      " slots, got " + std::to_string(capacity));
+  }
+  const std::lock_guard resizing(impl.resizing);
+  std::unique_lock lock(impl.mutex);
+  impl.capacity = capacity;
+  impl.policy->on_capacity(capacity);
+  for (; impl.in_use < capacity; ++impl.in_use) {
+    impl.free_slot(impl.parked.back());
+    impl.parked.pop_back();
+  }
+  impl.notify();
+  while (impl.in_use > capacity) impl.park_some(lock);
+}
+
+// Takes idle slots out of use, at most the excess, and gives their pages back without the lock. Waits if there is none.
+void ExpertStore::Impl::park_some(std::unique_lock<std::mutex>& lock) {
+  std::vector<uint32_t> idle;
+  while (excess() > 0) {
+    uint32_t victim = 0;
+    if (free.empty()) {
+      if (!find_victim(true, victim) && !find_victim(false, victim)) break;
+      ++stats.evictions;
+      evict(victim);
+    }
+    idle.push_back(free.back());
+    slots[free.back()].state = SlotState::parked;
+    free.pop_back();
+    --in_use;
+  }
+  if (idle.empty()) {
+    ++room_waiters;
+    wait(lock);
+    --room_waiters;
+    return;
+  }
+  lock.unlock();
+  for (const uint32_t slot : idle) arena.release(slot);
+  lock.lock();
+  parked.insert(parked.end(), idle.begin(), idle.end());
+}
+
+size_t ExpertStore::capacity() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->capacity;
+}
+
+void ExpertStore::clear() {
+  Impl& impl = *impl_;
+  std::unique_lock lock(impl.mutex);
+  impl.pending_hints.clear();
+  const auto unpinned_read = [](const Slot& slot) {
+    return slot.state == SlotState::reading && slot.pins == 0;
+  };
+  while (std::any_of(impl.slots.begin(), impl.slots.end(), unpinned_read)) impl.wait(lock);
+  for (uint32_t slot = 0; slot < impl.slots.size(); ++slot) {
+    if (impl.slots[slot].state == SlotState::ready && impl.slots[slot].pins == 0) impl.evict(slot);
+  }
+  impl.notify();
+}
+
+StoreStats ExpertStore::stats() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->stats;
+}
+
+void ExpertStore::reset_stats() {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->stats = {};
+}
+
+void ExpertStore::record_trace(bool on) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->recording = on;
+  if (!on) impl_->trace.clear();
+}
+
+std::vector<std::vector<int32_t>> ExpertStore::take_trace() {
+  const std::lock_guard lock(impl_->mutex);
+  return std::exchange(impl_->trace, {});
+}
+
+}  // namespace flash_moe::store
