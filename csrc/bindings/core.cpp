@@ -1,4 +1,4 @@
-#include "bindings/bindings.h"
+#include "bindings.h"
 #include "flash_moe/version.h"
 
 NB_MODULE(_core, m) {

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/bindings.h"
+#include "bindings.h"
 
 namespace flash_moe::bindings {
 namespace {

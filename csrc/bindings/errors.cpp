@@ -1,4 +1,4 @@
-#include "bindings/bindings.h"
+#include "bindings.h"
 
 namespace flash_moe::bindings {
 

@@ -1,7 +1,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "bindings/bindings.h"
+#include "bindings.h"
 
 namespace flash_moe::bindings {
 namespace {

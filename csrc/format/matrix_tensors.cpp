@@ -175,7 +175,7 @@ QuantisationConfig::QuantisationConfig(const Json& config, const std::string& wh
   default_ = parse_stated(fields);
   for (const auto& [name, value] : *fields.value().object()) {
     if (value.object()) {
-      modules_[name] = parse_stated(fields.fields(name));
+      modules_[name] = parse_stated(JsonFields(value, where, std::string(key) + "." + name));
     } else if (value.boolean() && !*value.boolean()) {
       modules_[name] = StatedFormat{.quantised = false};
     }

@@ -151,7 +151,10 @@ SafetensorsHeader parse_safetensors(std::string_view begin, uint64_t file_bytes,
       continue;
     }
     const JsonFields fields(value, path, name);
-    for (const auto& [key, item] : *value.object()) header.metadata.emplace_back(key, fields.string(key));
+    for (const auto& [key, item] : *value.object()) {
+      if (!item.string()) fields.fail(key, std::string("must be a string, got ") + item.type_name());
+      header.metadata.emplace_back(key, *item.string());
+    }
   }
   const uint64_t data_begin = length_bytes + length;
   check_coverage(header, file_bytes - data_begin, path);

@@ -9,21 +9,38 @@
 #include <system_error>
 #include <utility>
 
-#include "flash_moe/error.h"
+#include "base/check.h"
 
 namespace flash_moe::io {
 namespace {
 
-// Linux writes no more than 0x7ffff000 bytes at once; this is below every system's limit.
-constexpr size_t kWriteMax = size_t{1} << 30;
+// Linux writes no more than 0x7ffff000 bytes at once, macOS refuses more than INT_MAX; this is below both.
+constexpr size_t attempt_bytes_max = size_t{1} << 30;
 
 [[noreturn]] void fail(const std::string& what, int error) {
-  throw IoError(what + ": " + std::system_category().message(error));
+  const char* hint = error == ENOSPC || error == EDQUOT ? "; free some space on the drive"
+                     : error == EFBIG                   ? "; is there a limit on file sizes?"
+                     : error == EACCES || error == EROFS ? "; is the folder writable?"
+                                                         : "";
+  throw IoError(what + " (" + std::system_category().message(error) + hint + ")");
+}
+
+// Makes a rename last through a crash. File systems that cannot sync a folder have nothing to sync.
+void sync_folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
 }
 
 }  // namespace
 
-OutputFile::OutputFile(std::string path) : path_(std::move(path)), partial_path_(path_ + ".partial") {
+OutputFile::OutputFile(std::string path, WriteFn write_fn)
+    : path_(std::move(path)),
+      partial_path_(path_ + ".partial"),
+      write_fn_(write_fn ? write_fn : &::write) {
   fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail("create " + partial_path_, errno);
 }
@@ -35,10 +52,11 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write_exact(const void* data, size_t bytes) {
+  FM_CHECK(fd_ >= 0);
   const auto* from = static_cast<const uint8_t*>(data);
   size_t done = 0;
   while (done < bytes) {
-    const ssize_t put = ::write(fd_, from + done, std::min(bytes - done, kWriteMax));
+    const ssize_t put = write_fn_(fd_, from + done, std::min(bytes - done, attempt_bytes_max));
     if (put > 0) {
       done += static_cast<size_t>(put);
       continue;
@@ -53,6 +71,7 @@ void OutputFile::write_exact(const void* data, size_t bytes) {
 }
 
 void OutputFile::commit() {
+  FM_CHECK(fd_ >= 0);
   if (::fsync(fd_) != 0) fail("fsync " + partial_path_, errno);
   const int fd = std::exchange(fd_, -1);
   if (::close(fd) != 0 || ::rename(partial_path_.c_str(), path_.c_str()) != 0) {
@@ -60,6 +79,7 @@ void OutputFile::commit() {
     ::unlink(partial_path_.c_str());
     fail("rename " + partial_path_ + " to " + path_, error);
   }
+  sync_folder_of(path_);
 }
 
 }  // namespace flash_moe::io

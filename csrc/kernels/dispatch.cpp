@@ -2,7 +2,8 @@
 
 #include <cstring>
 
-#include "kernels/kernels.h"
+#include "base/cpu_features.h"
+#include "kernels/tables.h"
 
 namespace flash_moe::kernels {
 namespace {
@@ -10,22 +11,56 @@ namespace {
 constexpr int kTablesMax = 6;
 
 struct TableList {
+  Kernels made[kTablesMax] = {};
   const Kernels* tables[kTablesMax + 1] = {};
   int count = 0;
 
-  void add(const Kernels& table) { tables[count++] = &table; }
+  void add(const Kernels& table) {
+    made[count] = table;
+    tables[count] = &made[count];
+    ++count;
+  }
+  void add(const Kernels& floats, const IntegerKernels& integers) {
+    Kernels table = floats;
+    table.name = integers.name;
+    table.precision = Precision::fast;
+    table.prepared_bytes = integers.prepared_bytes;
+    table.prepare_row = integers.prepare_row;
+    table.matmul = integers.matmul;
+    add(table);
+  }
 };
 
-TableList detect(Precision precision) {
-  TableList list;
-  list.add(reference_kernels(precision));
-  return list;
+// Adds to `list` in place: its tables point into it.
+void add_available(TableList& list, Precision precision) {
+  list.tables[list.count++] = &reference_kernels(precision);
+  const CpuFeatures& cpu = cpu_features();
+#if defined(__x86_64__)
+  if (precision == Precision::float32) {
+    if (cpu.avx2) list.add(kAvx2Float32);
+    if (cpu.avx512) list.add(kAvx512Float32);
+  } else {
+    if (cpu.avx2) list.add(kAvx2Float32, kAvx2Integer);
+    // kAvx512VnniInteger is not offered yet: two runs of one prompt differ (docs/EXPERIMENTS.md).
+  }
+#elif defined(__aarch64__)
+  if (precision == Precision::float32) {
+    if (cpu.neon) list.add(kNeonFloat32);
+  }
+#endif
 }
 
+struct Detected {
+  TableList float32, fast;
+  Detected() {
+    add_available(float32, Precision::float32);
+    add_available(fast, Precision::fast);
+  }
+};
+
 const TableList& detected(Precision precision) {
-  static const TableList float32 = detect(Precision::float32);
-  static const TableList fast = detect(Precision::fast);
-  return precision == Precision::fast ? fast : float32;
+  static const Detected all;
+  return precision == Precision::fast ? all.fast : all.float32;
 }
 
 }  // namespace

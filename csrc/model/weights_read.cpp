@@ -39,6 +39,7 @@ class TaskRunner {
   }
 
   void run(int thread_count) {
+    if (progress_ && progress_(0, bytes_total_)) throw CancelledError("loading the model was cancelled");
     std::vector<std::thread> threads;
     start(threads, std::min<size_t>(tasks_.size(), static_cast<size_t>(std::max(thread_count, 1))));
     watch();

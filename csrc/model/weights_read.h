@@ -12,7 +12,8 @@
 
 namespace flash_moe::model {
 
-// Called on the thread that loads, a few times a second; true stops, and the load throws CancelledError.
+// Called on the thread that loads, at the start, a few times a second and at the end; true stops, and the load throws
+// CancelledError.
 using ByteProgress = std::function<bool(uint64_t bytes_done, uint64_t bytes_total)>;
 
 // Fills `memory` (plan.bytes) and returns the weights that point into it. Throws IoError, FormatError, CancelledError; then

@@ -135,7 +135,8 @@ def run_info(args: argparse.Namespace) -> int:
     tokenizer.check_vocab(vocab_size(folder) or model["vocab"])
     this = machine.describe()
     this["drive"] = machine.drive(folder)
-    this["backends"] = _core.backends()
+    this["backends"] = {name: why or "available" for name, why in _core.backends().items()}
+    this["kernels"] = _core.cpu_isas()
     if args.measure:
         this["memory_bytes_per_second"] = machine.measure_memory()
         this["drive_read"] = machine.measure_drive(machine.largest_file(folder))
@@ -193,6 +194,7 @@ def _machine_lines(this: dict[str, Any]) -> list[str]:
         + (f", {format_bytes(available)} available" if available else ""),
         f"  drive {this['drive'] or 'unknown'}",
     ]
+    lines.append(f"  CPU kernels {', '.join(this['kernels'])}")
     lines += [f"  backend {name}: {state}" for name, state in this["backends"].items()]
     if "drive_read" in this:
         read = this["drive_read"]

@@ -21,7 +21,7 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         type=int,
-        choices=(2, 3, 4, 6, 8),
+        choices=(2, 3, 4, 5, 6, 8),
         help="quantise 16-bit weights (affine); default: keep the bits of the source",
     )
     parser.add_argument("--group-size", type=int, choices=(32, 64, 128), help="default: 64")
@@ -30,7 +30,7 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=BITS",
-        help='bits of modules whose name contains NAME, e.g. "down_proj=4"; may be repeated',
+        help='bits of modules whose name ends in NAME ("*": any text), e.g. "down_proj=4"; repeatable',
     )
     parser.add_argument(
         "--requantise",

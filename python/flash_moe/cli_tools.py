@@ -11,8 +11,6 @@ from .errors import ConfigError, IoError
 from .folder import find_download
 from .terminal import emit, emit_json, say, table
 
-POLICIES = ("lru", "belady")
-
 
 def add_pull(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of pull."""
@@ -94,7 +92,7 @@ def run_cache_sim(args: argparse.Namespace) -> int:
     if not rows:
         raise ConfigError(f"{args.routes}: holds no routes")
     sizes = capacities(args.slots, rows)
-    names = args.policy or _core.policy_names()
+    names = args.policy or [name for name in _core.policy_names() if name != "auto"]
     rates = {name: _core.cache_sim(rows, name, sizes) for name in names}
     asked = sum(len(row) - 1 for row in rows)
     if args.json:

@@ -1,7 +1,6 @@
-"""Tiny random checkpoints in every format that the engine reads, made at test time, the same on each machine.
+"""Tiny random checkpoints in every format that the engine reads, the same on each machine.
 
-    from checkpoints import CASES, make
-    folder = make("hf_bf16", tmp_path / "hf_bf16")
+`make("hf_bf16", tmp_path / "hf_bf16")` writes a folder and returns it; `CASES` lists the names.
 """
 
 from .cases import CASES, Case, make, model_hash

@@ -1,6 +1,7 @@
 """Turns any checkpoint folder into a float32 Hugging Face folder with exactly the same weights.
 
-The way by which transformers, which knows neither MLX files nor float32 use of FP8 ones, becomes their oracle.
+The way by which transformers, which knows neither MLX files nor float32 use of FP8 ones, becomes
+their oracle.
 """
 
 import json
@@ -15,7 +16,12 @@ from .mlx_format import Quantisation, dequantise
 from .number_formats import e4m3_decode
 from .safetensors_file import Stored
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 def _mlx_modules(tensors: dict[str, Stored], settings: dict) -> dict[str, np.ndarray]:
@@ -53,7 +59,9 @@ def _huggingface_names(modules: dict[str, np.ndarray], zero_centred: bool) -> di
         name = name.removeprefix("language_model.")
         if name.endswith("conv1d.weight"):
             values = np.moveaxis(values, 1, 2)
-        is_norm = name.endswith((*norms, "language_model.norm.weight", "q_norm.weight", "k_norm.weight"))
+        is_norm = name.endswith(
+            (*norms, "language_model.norm.weight", "q_norm.weight", "k_norm.weight")
+        )
         if zero_centred and is_norm:
             values = values - np.float32(1)
         stem, middle, leaf = name.partition(".switch_mlp.")

@@ -30,13 +30,15 @@ PER_EXPERT = HuggingFaceLayout(fused_experts=False)
 
 ODD = replace(
     SMALL, hidden=80, heads=6, kv_heads=3, head_dim=24, linear_key_heads=3, linear_value_heads=3,
-    linear_key_dim=12, linear_value_dim=20, experts=7, inner=40, shared_inner=24, layer_types="LLFL",
+    linear_key_dim=12, linear_value_dim=20, experts=7, inner=40, shared_inner=24,
+    layer_types="LLFL",
 )  # fmt: skip
 EXPERTS_512 = replace(
     SMALL, hidden=32, experts=512, top_k=10, inner=8, shared_inner=8, layer_types="LF"
 )
 FP8 = replace(
-    SMALL, hidden=128, head_dim=32, linear_key_dim=32, linear_value_dim=32, inner=192, shared_inner=128,
+    SMALL, hidden=128, head_dim=32, linear_key_dim=32, linear_value_dim=32, inner=192,
+    shared_inner=128,
     layer_types="LF", experts=6, top_k=2,
 )  # fmt: skip
 LONG = replace(SMALL, hidden=96, head_dim=64, linear_key_dim=32, linear_value_dim=32)
@@ -78,11 +80,15 @@ CASES: dict[str, Case] = {
     "hf_per_expert": Case(SMALL, PER_EXPERT, seed=4),
     "hf_sharded": Case(SMALL, HuggingFaceLayout(shards=3), seed=5),
     "hf_vision_mtp": Case(VISION, HF, seed=6),
-    "hf_vision_mtp_per_expert": Case(VISION, replace(PER_EXPERT, f32_state=False, shards=2), seed=7),
+    "hf_vision_mtp_per_expert": Case(
+        VISION, replace(PER_EXPERT, f32_state=False, shards=2), seed=7
+    ),
     "hf_next": Case(NEXT, PER_EXPERT, seed=8),
     "hf_next_mtp": Case(replace(NEXT, mtp_layers=1, linear_value_heads=8), HF, seed=9),
     "hf_moe": Case(MOE, PER_EXPERT, seed=10),
-    "hf_moe_tied_unnormalised": Case(replace(MOE, tied=True, norm_topk_prob=False), PER_EXPERT, seed=11),
+    "hf_moe_tied_unnormalised": Case(
+        replace(MOE, tied=True, norm_topk_prob=False), PER_EXPERT, seed=11
+    ),
     "hf_tied": Case(replace(SMALL, tied=True), HF, seed=112),
     "hf_odd_heads": Case(ODD, HF, seed=13),
     "hf_experts_512": Case(EXPERTS_512, HF, seed=14),
@@ -138,7 +144,10 @@ def model_hash(folder: Path) -> str:
     """Returns sha256 over the names and bytes of config.json, the index and the weight files."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors" or path.name in ("config.json", "model.safetensors.index.json"):
+        if path.suffix == ".safetensors" or path.name in (
+            "config.json",
+            "model.safetensors.index.json",
+        ):
             data = path.read_bytes()
             digest.update(f"{path.name}\0{len(data)}\0".encode())
             digest.update(data)

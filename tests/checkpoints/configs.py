@@ -53,7 +53,7 @@ def _linear(g: Geometry) -> Json:
 
 
 def _mrope_section(g: Geometry) -> list[int]:
-    """Splits the rotary pairs among time, height and width as the releases do (11 + 11 + 10 of 32)."""
+    """Splits the rotary pairs among time, height and width (releases: 11 + 11 + 10)."""
     pairs = int(g.head_dim * g.rotary_fraction) // 2
     rest = pairs // 3
     return [pairs - 2 * rest, rest, rest]

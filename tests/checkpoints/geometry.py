@@ -1,7 +1,8 @@
-"""Model geometries: from a few numbers to config.json and to named float32 weights (Hugging Face names).
+"""Model geometries: from a few numbers to config.json values and named float32 weights.
 
-Names are those of a text-only checkpoint without the leading "model.": "layers.0.linear_attn.conv1d.weight".
-The layout modules add prefixes, split or stack experts, move axes and choose number formats.
+Names are those of a text-only checkpoint without the leading "model.":
+"layers.0.linear_attn.conv1d.weight". The layout modules add prefixes, split or stack experts, move
+axes and choose number formats.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ VOCAB = 320
 
 @dataclass(frozen=True)
 class Geometry:
-    """Every dimension of a tiny model. Dimensions are unequal on purpose where the format allows it."""
+    """Every dimension of a tiny model; unequal on purpose where the format allows it."""
 
     model_type: str = "qwen3_5_moe_text"
     hidden: int = 64
@@ -133,7 +134,7 @@ def text_shapes(g: Geometry) -> Iterator[tuple[str, Shape]]:
 
 
 def is_norm(name: str) -> bool:
-    """True for the norms that are zero-centred in qwen3_5_moe and qwen3_next (not linear_attn.norm)."""
+    """True for the norms that qwen3_5_moe and qwen3_next store zero-centred."""
     if "linear_attn" in name:
         return False
     return "norm" in name.rsplit(".", 2)[-2]

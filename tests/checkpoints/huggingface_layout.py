@@ -1,4 +1,4 @@
-"""Writes weights as Hugging Face folders do: prefixes, fused or split experts, 16/32-bit or block-FP8, shards."""
+"""Writes weights as Hugging Face folders do: fused or split experts, 16/32-bit or FP8, shards."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,15 @@ from .tokenizer_files import write_tokenizer
 CONFIG_DTYPE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 FP8_BLOCK = 128
 FP8_MAX = 448.0
-FP8_NEVER = ("lm_head", "embed_tokens", "in_proj_a", "in_proj_b", "in_proj_ba", "mlp.gate.", "expert_gate")
+FP8_NEVER = (
+    "lm_head",
+    "embed_tokens",
+    "in_proj_a",
+    "in_proj_b",
+    "in_proj_ba",
+    "mlp.gate.",
+    "expert_gate",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def split_experts(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarr
 
 
 def fp8_quantise(weight: np.ndarray, scale_dtype: str) -> tuple[Stored, Stored]:
-    """Returns F8_E4M3 codes and one inverse scale for each 128 x 128 block (the last ones are partial)."""
+    """Returns F8_E4M3 codes and one scale a 128 x 128 block (the last ones are partial)."""
     rows, columns = weight.shape
     row_blocks, column_blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
     padded = np.zeros((row_blocks * FP8_BLOCK, column_blocks * FP8_BLOCK), np.float32)

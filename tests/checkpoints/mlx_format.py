@@ -1,7 +1,8 @@
-"""MLX's quantised storage in numpy: affine at 2 to 8 bits, mxfp4, mxfp8 and nvfp4, both directions.
+"""MLX's quantised storage in numpy, both directions: affine, mxfp4, mxfp8 and nvfp4.
 
-Rows are quantised in groups along the last axis. Element i of a row is bits [i * b, (i + 1) * b) of one
-little-endian stream that is viewed as uint32 words. tests/golden/check_mlx_format.py holds this file against mlx.
+Rows are quantised in groups along the last axis. Element i of a row is bits [i * b, (i + 1) * b)
+of one little-endian stream that is viewed as uint32 words. tests/golden/check_mlx_format.py holds
+this file against mlx.
 """
 
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ def _store_scale(values: np.ndarray, dtype: str) -> tuple[Stored, np.ndarray]:
     return Stored(dtype, data), data.astype(np.float64)
 
 
-def _quantise_affine(groups: np.ndarray, bits: int, scale_dtype: str) -> tuple[np.ndarray, Stored, Stored]:
-    """value = code * scale + bias. As in MLX the end of larger size is the bias, so scales have both signs."""
+def _quantise_affine(
+    groups: np.ndarray, bits: int, scale_dtype: str
+) -> tuple[np.ndarray, Stored, Stored]:
+    """As in MLX the end of larger size is the bias, so that scales have both signs."""
     low, high = groups.min(axis=-1), groups.max(axis=-1)
     from_low = np.abs(low) > np.abs(high)
     step = np.maximum((high - low) / (2**bits - 1), 1e-7)
@@ -117,7 +120,9 @@ def dequantise(parts: dict[str, Stored], how: Quantisation) -> np.ndarray:
         scale, bias = (float_values(parts[leaf]) for leaf in ("scales", "biases"))
     else:
         elements = (e4m3_decode if how.mode == "mxfp8" else e2m1_decode)(codes).astype(np.float64)
-        scale = (e4m3_decode if how.mode == "nvfp4" else e8m0_decode)(scales.data).astype(np.float64)
+        scale = (e4m3_decode if how.mode == "nvfp4" else e8m0_decode)(scales.data).astype(
+            np.float64
+        )
         bias = np.zeros_like(scale)
     groups = elements.reshape(*codes.shape[:-1], -1, how.group)
     values = groups * scale[..., None] + bias[..., None]

@@ -1,4 +1,4 @@
-"""Writes weights as mlx-lm's conversions do: stacked experts, 1 + w norms, conv1d [C, 4, 1], quantised modules."""
+"""Writes weights as mlx-lm's conversions do: stacked experts, 1 + w norms, conv1d [C, 4, 1]."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from .random_numbers import random_bytes
 from .safetensors_file import Stored
 from .tokenizer_files import write_tokenizer
 
+FOUR_BITS = Quantisation(4, 64)
 EIGHT_BITS = Quantisation(8, 64)
 ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")
 
@@ -21,11 +22,12 @@ ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")
 class MlxLayout:
     """Formats of an MLX folder.
 
-    `overrides` maps the end of a module's name to its quantisation, None for not quantised; the longest
-    match wins and entries go to config.json per module. Routers are 8-bit, group 64, as in today's conversions.
+    `overrides` maps the end of a module's name to its quantisation, None for not quantised; the
+    longest match wins and entries go to config.json per module. Routers are 8-bit, group 64, as in
+    today's conversions.
     """
 
-    default: Quantisation | None = Quantisation()  # None: nothing is quantised
+    default: Quantisation | None = FOUR_BITS  # None: nothing is quantised
     overrides: dict[str, Quantisation | None] = field(default_factory=dict)
     dtype: str = "BF16"  # scales, biases and whatever is not quantised
     routers: Quantisation | None = EIGHT_BITS
@@ -62,7 +64,7 @@ def mlx_names(g: Geometry, name: str, values: np.ndarray) -> dict[str, np.ndarra
 
 
 def _quantised_module(name: str, values: np.ndarray, layout: MlxLayout) -> Quantisation | None:
-    """How the tensor's module is quantised; None for norms, convolutions and what does not divide."""
+    """How the tensor's module is quantised; None where it does not divide."""
     if not name.endswith(".weight") or values.ndim < 2 or "conv1d" in name:
         return None
     how = layout.of(name.removesuffix(".weight"))

@@ -1,4 +1,4 @@
-"""Storage formats that numpy lacks: bfloat16, FP8 E4M3, FP4 E2M1, E8M0, as unsigned integers and back.
+"""Storage formats that numpy lacks, as integers and back: bfloat16, E4M3, E2M1, E8M0.
 
 Every encoder rounds to nearest, ties to even, and saturates; NaN is not accepted.
 """

@@ -1,7 +1,8 @@
 """Random weights that never change: the same bits on every machine, numpy version and language.
 
-The stream is SHAKE-256 over "seed/name", so that a tensor does not depend on which others are made. Only
-IEEE-exact operations follow (no log, sin or exp), so the recorded goldens hold on every platform.
+The stream is SHAKE-256 over "seed/name", so that a tensor does not depend on which others are
+made. Only IEEE-exact operations follow (no log, sin or exp), so the recorded goldens hold on every
+platform.
 """
 
 import hashlib

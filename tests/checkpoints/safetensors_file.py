@@ -1,7 +1,8 @@
 """Writer and reader of safetensors files with every dtype that checkpoints of this family use.
 
-File: u64 little-endian header length, JSON header padded with spaces to 8 bytes, then the tensors' bytes.
-bfloat16 and FP8 have no numpy type and travel as uint16 and uint8 with their name beside them.
+File: u64 little-endian header length, JSON header padded with spaces to 8 bytes, then the tensors'
+bytes. bfloat16 and FP8 have no numpy type and travel as uint16 and uint8 with their name beside
+them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A small byte-level BPE tokenizer in the layout of the family's releases, as plain JSON.
 
-Vocabulary: 256 byte tokens, then one token a merge, then the control tokens. It has fewer ids than the
-models have embedding rows, as in the releases (248 077 ids, 248 320 rows).
+Vocabulary: 256 byte tokens, then one token a merge, then the control tokens. It has fewer ids than
+the models have embedding rows, as in the releases (248 077 ids, 248 320 rows).
 """
 
 import json
@@ -17,8 +17,8 @@ PRETOKENIZE_3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Pairs in rank order, "_" for a space. The hex ones join parts of characters (CJK, emoji, a combining
-# accent), so that token borders cut UTF-8 sequences in two.
+# Pairs in rank order, "_" for a space. The hex ones join parts of characters (CJK, emoji, a
+# combining accent), so that token borders cut UTF-8 sequences in two.
 MERGES = (
     "_ t|h e|i n|_ a|r e|o n|_t he|e r|_ s|a t|i s|o u|e n|_ w|in g|l l|u s|s er|us er|a s|as s|t h"
     "|_ _|__ __|\n \n|f u|fu n|c t|o r|l d|or ld|_w or|_w orld|H e|He ll"
@@ -62,7 +62,7 @@ def merge_pairs() -> list[tuple[bytes, bytes]]:
         pairs.append((bytes.fromhex(left), bytes.fromhex(right)))
     known = {bytes([byte]) for byte in range(256)}
     for left, right in pairs:
-        assert left in known and right in known, (left, right)
+        assert {left, right} <= known, (left, right)
         assert left + right not in known, (left, right)
         known.add(left + right)
     return pairs
@@ -76,8 +76,18 @@ TOKEN_COUNT = 256 + MERGE_COUNT + len(CONTROL_TOKENS)
 
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
     return {"type": "Sequence", "pretokenizers": [split, level]}
 
 
@@ -96,7 +106,12 @@ def tokenizer_json(pattern: str) -> dict[str, Any]:
     pairs = merge_pairs()
     vocab = {character: index for index, character in enumerate(alphabet.values())}
     vocab.update({spell(left + right): 256 + rank for rank, (left, right) in enumerate(pairs)})
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
     return {
         "version": "1.0",
         "truncation": None,
@@ -122,14 +137,21 @@ def tokenizer_json(pattern: str) -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path, model_type: str) -> None:
-    """Writes tokenizer.json, tokenizer_config.json, generation_config.json and chat_template.jinja."""
+    """Writes the tokenizer, its config, the generation config and the chat template."""
     family_3_5 = model_type.startswith("qwen3_5")
     pattern = PRETOKENIZE_3_5 if family_3_5 else PRETOKENIZE_3
     tokenizer_config = {
         "add_bos_token": False,
         "add_prefix_space": False,
-        "added_tokens_decoder": {str(CONTROL_ID[name]): _added_token(name) for name in CONTROL_TOKENS},
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"],
+        "added_tokens_decoder": {
+            str(CONTROL_ID[name]): _added_token(name) for name in CONTROL_TOKENS
+        },
+        "additional_special_tokens": [
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+        ],
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",

@@ -1,19 +1,20 @@
-"""Holds checkpoints/mlx_format.py against mlx itself, both directions, every bit width, group and mode.
+"""Holds checkpoints/mlx_format.py against mlx itself: every bit width, group and mode.
 
-`python check_mlx_format.py` in an environment with mlx. Our words through mx.dequantize and mlx's words through our
-dequantise must give the same float32 values (mlx may fuse the multiplication with the addition: 1 ulp of the bias).
+`python -m golden.check_mlx_format` in an environment with mlx. Our words through mx.dequantize and
+mlx's words through our dequantise must give the same float32 values (mlx may fuse the
+multiplication with the addition: 1 ulp of the bias).
 """
 
 import sys
 
 import mlx.core as mx
 import numpy as np
-from golden_file import relative_difference
-
 from checkpoints.mlx_format import MXFP4, MXFP8, NVFP4, Quantisation, dequantise, quantise
 from checkpoints.number_formats import bf16_decode, e2m1_encode, e4m3_encode
 from checkpoints.random_numbers import normal
 from checkpoints.safetensors_file import Stored
+
+from golden.golden_file import relative_difference
 
 ROUNDING = 2e-7
 AFFINE = [Quantisation(bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
@@ -30,14 +31,18 @@ def ours_through_mlx(weight: np.ndarray, how: Quantisation, scale_dtype: str) ->
     """Our quantiser and packing, read by mlx and by us."""
     parts = quantise(weight, how, scale_dtype)
     arrays = [to_mlx(parts[leaf]) for leaf in ("weight", "scales", "biases") if leaf in parts]
-    read = mx.dequantize(*arrays, group_size=how.group, bits=how.bits, mode=how.mode, dtype=mx.float32)
+    read = mx.dequantize(
+        *arrays, group_size=how.group, bits=how.bits, mode=how.mode, dtype=mx.float32
+    )
     return relative_difference(dequantise(parts, how), np.array(read))
 
 
 def mlx_through_ours(weight: np.ndarray, how: Quantisation) -> float:
     """mlx's quantiser and packing, read by mlx and by us."""
     arrays = mx.quantize(mx.array(weight), group_size=how.group, bits=how.bits, mode=how.mode)
-    read = mx.dequantize(*arrays, group_size=how.group, bits=how.bits, mode=how.mode, dtype=mx.float32)
+    read = mx.dequantize(
+        *arrays, group_size=how.group, bits=how.bits, mode=how.mode, dtype=mx.float32
+    )
     parts = {"weight": Stored("U32", np.array(arrays[0]))}
     parts["scales"] = Stored("F32" if how.mode == "affine" else "U8", np.array(arrays[1]))
     if how.mode == "affine":
@@ -52,7 +57,9 @@ def quantiser_error(weight: np.ndarray, how: Quantisation) -> tuple[float, float
     theirs = np.array(
         mx.dequantize(*arrays, group_size=how.group, bits=how.bits, mode=how.mode, dtype=mx.float32)
     )
-    return float(np.sqrt(np.mean((ours - weight) ** 2))), float(np.sqrt(np.mean((theirs - weight) ** 2)))
+    return float(np.sqrt(np.mean((ours - weight) ** 2))), float(
+        np.sqrt(np.mean((theirs - weight) ** 2))
+    )
 
 
 def main() -> int:
@@ -67,13 +74,16 @@ def main() -> int:
         ours, theirs = quantiser_error(weight, how)
         failures += max(worst, back) > ROUNDING
         print(
-            f"{how.mode:6s} {how.bits} bits g{how.group:<3d}: ours by mlx {worst:.1e}, mlx's by us {back:.1e}, "
-            f"rms error ours {ours:.4f} mlx {theirs:.4f}"
+            f"{how.mode:6s} {how.bits} bits g{how.group:<3d}: ours by mlx {worst:.1e}, "
+            f"mlx's by us {back:.1e}, rms error ours {ours:.4f} mlx {theirs:.4f}"
         )
     values = np.array([0.25, 0.75, 1.25, 2.5, 3.5, 5.0, 7.0, -0.6], np.float32)
     same = np.array(mx.to_fp8(mx.array(values)))
     failures += not np.array_equal(e4m3_encode(values), same)
-    print(f"FP8 codes {e4m3_encode(values).tolist()} mlx {same.tolist()}; FP4 codes {e2m1_encode(values).tolist()}")
+    print(
+        f"FP8 codes {e4m3_encode(values).tolist()} mlx {same.tolist()}; "
+        f"FP4 codes {e2m1_encode(values).tolist()}"
+    )
     print(f"{failures} failures")
     return 1 if failures else 0
 

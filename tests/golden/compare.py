@@ -4,7 +4,8 @@ import sys
 from itertools import combinations
 
 import numpy as np
-from golden_file import FOLDER, load, relative_difference
+
+from golden.golden_file import FOLDER, load, relative_difference
 
 AGREEMENT = 3e-5  # max |difference| / range that two float32 oracles reach on the same weights
 
@@ -28,8 +29,9 @@ def main() -> int:
             failures += not ok
             worst = max(worst, difference)
             print(
-                f"{case:28s} {one} / {other}: {difference:.1e} on {len(shared)} rows, top-1 "
-                f"{'same' if same_top else 'DIFFERS'}, greedy {'same' if same_greedy else 'DIFFERS'}"
+                f"{case:28s} {one} / {other}: {difference:.1e} on {len(shared)} rows, "
+                f"top-1 {'same' if same_top else 'DIFFERS'}, "
+                f"greedy {'same' if same_greedy else 'DIFFERS'}"
             )
     print(f"worst {worst:.1e}, {failures} disagree")
     return 1 if failures else 0

@@ -1,18 +1,15 @@
-"""What a golden is: one .npz a case, with the oracle's answers and everything needed to remake them.
+"""What a golden is: one .npz a case and oracle, with all that is needed to remake it.
 
 Arrays: tokens [T] i32; rows [R] i32 (which positions' logits are kept); logits [R, vocab] f32;
-greedy [16] i32 (continuation after the prompt); metadata, a JSON string (oracle, versions, seed, model_sha256, margins).
+greedy [16] i32 (continuation after the prompt); metadata, a JSON string (oracle, versions, seed,
+model_sha256, margins).
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from checkpoints import Case
 from checkpoints.random_numbers import token_ids
 from checkpoints.tokenizer_files import TOKEN_COUNT
@@ -77,6 +74,7 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def decided_rows(logits: np.ndarray, tolerance: float) -> np.ndarray:
-    """Returns which rows' best token leads by more than two logits, each off by tolerance x range, can undo."""
+    """Returns which rows' best token leads by more than two logits, each off by tolerance x range,
+    can undo."""
     best = np.sort(logits, axis=1)
     return best[:, -1] - best[:, -2] > 2 * tolerance * (logits.max() - logits.min())

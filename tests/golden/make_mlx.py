@@ -1,7 +1,8 @@
-"""Records the goldens that mlx-lm computes with float32 activations: `python make_mlx.py [case ...]`.
+"""Records what mlx-lm computes with float32 activations: `python -m golden.make_mlx [case ...]`.
 
-Scales, biases, norms and unquantised weights are widened to float32, so nothing but summation order differs from
-exact arithmetic on the stored weights. The CPU backend serves (no Apple machine is needed).
+Scales, biases, norms and unquantised weights are widened to float32, so nothing but summation
+order differs from exact arithmetic on the stored weights. The CPU backend serves (no Apple machine
+is needed).
 """
 
 import argparse
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from golden_file import FOLDER, GREEDY_TOKENS, Golden, kept_rows, prompt_of, save
+from checkpoints import CASES, Case, make, model_hash
+from checkpoints.mlx_layout import MlxLayout
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from checkpoints import CASES, Case, make, model_hash
-from checkpoints.mlx_layout import MlxLayout
+from golden.golden_file import FOLDER, GREEDY_TOKENS, Golden, kept_rows, prompt_of, save
 
 
 def compute(folder: Path, case: Case) -> Golden:

@@ -1,7 +1,8 @@
-"""Records the goldens that transformers computes in float32: `python make_transformers.py [case ...]`.
+"""Records what transformers computes in float32: `python -m golden.make_transformers [case ...]`.
 
-Unquantised Hugging Face folders are loaded as they are, which also proves the folders; MLX and FP8 ones through
-their exact float32 twin."""
+Unquantised Hugging Face folders are loaded as they are, which also proves the folders; MLX and FP8
+ones through their exact float32 twin.
+"""
 
 import argparse
 import sys
@@ -13,7 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from golden_file import (
+from checkpoints import CASES, Case, as_float32, make, model_hash
+from checkpoints.huggingface_layout import HuggingFaceLayout
+
+from golden.golden_file import (
     FOLDER,
     GREEDY_MARGIN_MIN,
     GREEDY_TOKENS,
@@ -25,9 +29,6 @@ from golden_file import (
     save,
 )
 
-from checkpoints import CASES, Case, as_float32, make, model_hash
-from checkpoints.huggingface_layout import HuggingFaceLayout
-
 ROUTER_MARGIN_MAX = 1e3  # what is recorded where every expert is chosen
 
 
@@ -37,7 +38,9 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         folder, dtype=torch.float32, output_loading_info=True
     )
     for key in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        left = [name for name in info[key] if "visual" not in name and not str(name).startswith("mtp.")]
+        left = [
+            name for name in info[key] if "visual" not in name and not str(name).startswith("mtp.")
+        ]
         if left:
             raise ValueError(f"{folder}: {key}: {left}")
     return model.eval(), info
@@ -67,11 +70,12 @@ class RouterMargins:
 
 
 class Stepper:
-    """Feeds tokens and returns the logits of the last of them, keeping a cache where transformers can."""
+    """Feeds tokens and returns their logits, keeping a cache where transformers can."""
 
     def __init__(self, model: torch.nn.Module, case: Case) -> None:
         self.model = model
-        # transformers cannot count the tokens of a cache without an attention layer: recompute the whole.
+        # transformers cannot count the tokens of a cache without an attention layer: recompute
+        # the whole.
         self.use_cache = "F" in case.geometry.layer_types
         self.cache = None
         self.fed: list[int] = []
@@ -107,7 +111,10 @@ def compute(folder: Path, case: Case) -> Golden:
     rows = kept_rows(len(tokens))
     metadata = {
         "oracle": "transformers",
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
+        "versions": {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__.split("+")[0],
+        },
         "seed": case.seed,
         "router_margin_min": min(margins.least, ROUTER_MARGIN_MAX),
         "greedy_margin_min": least,
@@ -117,7 +124,7 @@ def compute(folder: Path, case: Case) -> Golden:
 
 
 def readable_folder(folder: Path, case: Case, scratch: Path) -> Path:
-    """Returns the folder itself, or its float32 twin where transformers cannot use it in float32."""
+    """Returns the folder itself, or its float32 twin where transformers cannot use it."""
     is_huggingface = isinstance(case.layout, HuggingFaceLayout)
     return folder if is_huggingface and not case.layout.fp8 else as_float32.convert(folder, scratch)
 
@@ -143,7 +150,9 @@ def main() -> int:
     """Makes the named cases' goldens, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=[])
-    parser.add_argument("--recurrent", action="store_true", help="also hold the oracle against itself")
+    parser.add_argument(
+        "--recurrent", action="store_true", help="also hold the oracle against itself"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -159,7 +168,9 @@ def main() -> int:
             golden.metadata["model_sha256"] = model_hash(original)
             golden.metadata["dequantised"] = folder != original
             problem = check_margins(name, golden.metadata)
-            self_difference = recurrent_difference(folder, case, golden) if options.recurrent else float("nan")
+            self_difference = (
+                recurrent_difference(folder, case, golden) if options.recurrent else float("nan")
+            )
         print(
             f"{name}: std {golden.metadata['logit_std']:.2f}, router margin "
             f"{golden.metadata['router_margin_min']:.1e}, greedy margin "

@@ -1,21 +1,15 @@
-"""Holds the goldens and the checkpoint generator to one another, so that neither can drift alone."""
+"""Holds the goldens and the generator to one another, so that neither can drift alone."""
 
 import hashlib
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
-
-from checkpoints import CASES, as_float32, make, model_hash  # noqa: E402
-from checkpoints.mlx_format import Quantisation, dequantise, pack, quantise, unpack  # noqa: E402
-from checkpoints.mlx_layout import MlxLayout  # noqa: E402
-from checkpoints.number_formats import (  # noqa: E402
+from checkpoints import CASES, as_float32, make, model_hash
+from checkpoints.mlx_format import Quantisation, dequantise, pack, quantise, unpack
+from checkpoints.mlx_layout import MlxLayout
+from checkpoints.number_formats import (
     bf16_decode,
     bf16_encode,
     e2m1_decode,
@@ -23,8 +17,8 @@ from checkpoints.number_formats import (  # noqa: E402
     e4m3_decode,
     e4m3_encode,
 )
-from checkpoints.safetensors_file import read, read_folder  # noqa: E402
-from golden.golden_file import (  # noqa: E402
+from checkpoints.safetensors_file import read, read_folder
+from golden.golden_file import (
     FOLDER,
     GREEDY_MARGIN_MIN,
     GREEDY_TOKENS,

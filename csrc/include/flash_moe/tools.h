@@ -1,7 +1,8 @@
 #pragma once
-// What stands beside the engine: packing a model, simulating caches, measuring the machine.
+// What stands beside the engine: packing a model, simulating caches, asking what this build can do.
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,46 +12,32 @@
 
 namespace flash_moe {
 
-// Share of expert uses found in a cache of `capacities[i]` experts, by policy name ("belady" for the optimum) over `trace`:
-// rows of layer, then the ids that one token (or chunk) asked for. ConfigError for unknown policies.
+// Share of expert uses found in a cache of `capacities[i]` experts, by policy name ("belady" is the optimum), over `trace`:
+// rows of layer, then the ids that one token asked for. ConfigError for unknown policies and capacities below a row's ids.
 FLASH_MOE_API std::vector<double> simulate_cache(const std::vector<std::vector<int32_t>>& trace,
                                                  const std::string& policy, std::span<const int64_t> capacities);
-FLASH_MOE_API std::vector<std::string> cache_policies();
+// What EngineOptions::policy and simulate_cache know.
+FLASH_MOE_API std::vector<std::string> policy_names();
 
-// One bandwidth measured.
-struct BandwidthSample {
-  int depth = 1;         // reads in flight, or threads
-  bool direct = false;   // past the page cache
-  double bytes_per_second = 0;
-};
-
-// Random reads of `record_bytes` from `path` at each depth, direct and buffered (from a dropped cache), each bounded by
-// `seconds`. Throws IoError.
-FLASH_MOE_API std::vector<BandwidthSample> measure_drive(const std::string& path, uint64_t record_bytes,
-                                                         std::span<const int> depths, double seconds);
-// Sequential reads of memory far larger than the caches, with 1 thread and with `thread_count` (0: all cores).
-FLASH_MOE_API std::vector<BandwidthSample> measure_memory(int thread_count, double seconds);
-
-// What this machine and this build can do.
-struct MachineInfo {
-  int cores = 1;
-  std::vector<std::string> isas;  // cpu kernels, slowest first
-  std::string metal_reason;       // why there is no Metal; empty when there is
-  std::string cuda_reason;
-  uint64_t memory_bytes = 0;
-  uint64_t memory_available_bytes = 0;  // control group limits respected
-  uint64_t process_bytes = 0;           // resident in this process
-  std::vector<std::string> io_engines;
-};
-FLASH_MOE_API MachineInfo machine_info();
+// Backends by name: empty when it can be used here, else why not.
+FLASH_MOE_API std::map<std::string, std::string> backends();
+// Names of the cpu kernels that this machine can run, slowest first.
+FLASH_MOE_API std::vector<std::string> cpu_isas();
 
 struct PackOptions {
-  int bits = 0;   // 0: copy as it is; 2, 3, 4, 6 or 8: quantise 16-bit sources to affine
-  int group = 64;
-  bool allow_requantise = false;  // quantise what is already quantised
+  int bits = 0;        // of the routed experts: 2, 3, 4, 5, 6 or 8; 0 copies everything as it is
+  int group_size = 0;  // 0: 64
+  std::map<std::string, int> module_bits;  // for modules whose name ends in the key, '*' standing for any text
+  bool requantise = false;                 // also round what the source has quantised already
 };
-// Writes `source` as a pack folder at `destination`, resuming an unfinished one. `progress` counts bytes.
-FLASH_MOE_API void pack_model(const std::string& source, const std::string& destination, const PackOptions& options,
-                              const Progress& progress = nullptr);
+struct PackReport {
+  uint64_t bytes = 0;
+  int64_t files = 0;
+  bool resumed = false;  // an interrupted pack was completed
+};
+// Writes `source` as a pack folder at `target`, going on with an unfinished one, and reads it back. `progress` counts bytes.
+// ConfigError, FormatError, IoError (what is finished stays; repeat the call), CancelledError (likewise).
+FLASH_MOE_API PackReport pack_model(const std::string& source, const std::string& target, const PackOptions& options,
+                                    const Progress& progress = nullptr);
 
 }  // namespace flash_moe

@@ -1,0 +1,79 @@
+#include "base/memory_probe.h"
+
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/aligned_memory.h"
+#include "flash_moe/error.h"
+
+namespace flash_moe {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Eight sums keep eight loads on their way; the compiler makes them vectors.
+uint64_t sum(const uint64_t* words, size_t count) {
+  uint64_t sums[8] = {};
+  for (size_t i = 0; i + 64 <= count; i += 64) {
+    for (size_t j = 0; j < 64; j += 8) {
+      for (size_t k = 0; k < 8; ++k) sums[k] += words[i + j + k];
+    }
+  }
+  uint64_t total = 0;
+  for (const uint64_t each : sums) total += each;
+  return total;
+}
+
+}  // namespace
+
+double probe_memory(const MemoryProbeOptions& options) {
+  if (options.threads < 1) {
+    throw ConfigError("memory probe: wanted at least 1 thread, got " + std::to_string(options.threads));
+  }
+  const auto threads = static_cast<size_t>(options.threads);
+  const size_t words = std::max<size_t>(64, options.bytes / sizeof(uint64_t) / threads / 64 * 64);
+  const AlignedMemory memory(words * threads * sizeof(uint64_t), HugePages::if_possible);
+  auto* const data = reinterpret_cast<uint64_t*>(memory.data());
+  double best = 0;
+  bool go_on = true;
+  Clock::time_point first;
+  Clock::time_point last;
+  std::atomic<uint64_t> total{0};
+  // Runs while all threads stand at the barrier: ends a pass, and decides about the next.
+  const auto between = [&]() noexcept {
+    const Clock::time_point now = Clock::now();
+    if (first == Clock::time_point()) {
+      first = now;  // the memory has just been filled
+    } else {
+      const double seconds = std::chrono::duration<double>(now - last).count();
+      const auto bytes = static_cast<double>(words * threads * sizeof(uint64_t));
+      if (seconds > 0) best = std::max(best, bytes / seconds);
+      go_on = std::chrono::duration<double>(now - first).count() < options.seconds;
+    }
+    last = now;
+  };
+  std::barrier barrier(options.threads, between);
+  const auto work = [&](size_t index) {
+    uint64_t* const part = data + index * words;
+    // Untouched pages would all be the system's one page of zeros.
+    std::fill(part, part + words, uint64_t{index + 1});
+    barrier.arrive_and_wait();
+    while (go_on) {
+      total.fetch_add(sum(part, words), std::memory_order_relaxed);
+      barrier.arrive_and_wait();
+    }
+  };
+  std::vector<std::thread> others;
+  for (size_t i = 1; i < threads; ++i) others.emplace_back(work, i);
+  work(0);
+  for (std::thread& thread : others) thread.join();
+  return total.load() == 0 ? 0 : best;  // the sums are used, so that they are computed
+}
+
+}  // namespace flash_moe

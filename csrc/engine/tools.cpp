@@ -1,0 +1,56 @@
+#include "flash_moe/tools.h"
+
+#include "backend/create.h"
+#include "flash_moe/error.h"
+#include "model/pack_model.h"
+#include "store/policy.h"
+#include "store/simulator.h"
+
+namespace flash_moe {
+
+std::vector<double> simulate_cache(const std::vector<std::vector<int32_t>>& trace, const std::string& policy,
+                                   std::span<const int64_t> capacities) {
+  std::vector<double> rates;
+  for (const int64_t capacity : capacities) {
+    if (capacity < 1) throw ConfigError("a cache of " + std::to_string(capacity) + " experts: wanted at least 1");
+    const auto slots = static_cast<size_t>(capacity);
+    const store::SimulationResult result = policy == "belady" ? store::simulate_belady(trace, slots)
+                                                              : store::simulate(trace, policy, slots);
+    rates.push_back(result.hit_rate());
+  }
+  return rates;
+}
+
+std::vector<std::string> policy_names() { return store::policy_names(); }
+
+std::map<std::string, std::string> backends() {
+  return {{"cpu", ""},
+          {"metal", backend::metal_unavailable_reason()},
+          {"cuda", backend::cuda_unavailable_reason()}};
+}
+
+std::vector<std::string> cpu_isas() {
+  std::vector<std::string> names;
+  for (auto table = kernels::available_kernels(kernels::Precision::fast); *table; ++table)
+    names.emplace_back((*table)->name);
+  return names;
+}
+
+PackReport pack_model(const std::string& source, const std::string& target, const PackOptions& options,
+                      const Progress& progress) {
+  model::PackSettings settings;
+  settings.bits = options.bits;
+  if (options.group_size != 0) settings.group = options.group_size;
+  for (const auto& [pattern, bits] : options.module_bits) settings.overrides.push_back({pattern, bits, 0});
+  settings.allow_requantise = options.requantise;
+  model::ByteProgress bytes_progress;
+  if (progress) {
+    bytes_progress = [&progress](uint64_t done, uint64_t total) {
+      return progress(static_cast<int64_t>(done), static_cast<int64_t>(total));
+    };
+  }
+  const model::PackResult result = model::pack_folder(source, target, settings, bytes_progress);
+  return {result.bytes, result.layers_written + result.layers_kept + 1, result.layers_kept > 0};
+}
+
+}  // namespace flash_moe

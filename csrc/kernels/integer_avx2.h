@@ -1,0 +1,209 @@
+#pragma once
+// For the AVX2 file: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
+//
+// 4-bit codes are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
+// other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words.
+
+#include "kernels/fast_row.h"
+#include "kernels/lanes_avx2.h"
+
+namespace flash_moe::kernels {
+namespace {
+
+constexpr int kRowsAtOnce = 4;
+
+inline void store_unit_scales(uint8_t* row, const FastRowLayout& layout, int64_t block, float scale, const int32_t* sums16);
+
+inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store_bytes(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+
+inline Lanes twice_each(Lanes x) {
+  return {_mm256_permutevar8x32_ps(x.low, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
+          _mm256_permutevar8x32_ps(x.low, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
+}
+
+inline __m256i in_order(__m256i packed) { return _mm256_permute4x64_epi64(packed, 0xd8); }
+
+// 32 bytes in order, as the 16 even ones and the 16 odd ones.
+inline __m256i even_then_odd(__m256i bytes) {
+  const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+  return in_order(_mm256_shuffle_epi8(bytes, split));
+}
+
+inline uint32_t largest_bits(const Lanes* values) {
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest = _mm256_setzero_si256();
+  for (int j = 0; j < 4; ++j) {
+    largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(values[j].low), mask));
+    largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(values[j].high), mask));
+  }
+  __m128i four = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  four = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(four));
+}
+
+inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout& layout, int64_t block) {
+  const uint32_t max_bits = largest_bits(values);
+  float max;
+  std::memcpy(&max, &max_bits, sizeof max);
+  const BlockScale of = block_scale(max_bits, max);
+  const __m256 inverse = _mm256_set1_ps(of.inverse);
+  __m256i code[4];  // 16 words each
+  int32_t sums[4];
+  uint8_t* natural = row + layout.natural + static_cast<size_t>(block) * 128;
+  for (int j = 0; j < 4; ++j) {
+    const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(values[j].low, inverse));
+    const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(values[j].high, inverse));
+    code[j] = in_order(_mm256_packs_epi32(low, high));
+    store_bytes(natural + 32 * j, code[j]);
+    const __m256i eight = _mm256_madd_epi16(code[j], _mm256_set1_epi16(1));
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    sums[j] = _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+  }
+  uint8_t* pairs = row + layout.pairs + static_cast<size_t>(block / 2 * kPairChunkBytes + block % 2 * 32);
+  for (int j = 0; j < 2; ++j) {
+    __m256i hi[2], lo[2];
+    for (int i = 0; i < 2; ++i) {
+      hi[i] = _mm256_srai_epi16(_mm256_add_epi16(code[2 * j + i], _mm256_set1_epi16(128)), 8);
+      lo[i] = _mm256_sub_epi16(code[2 * j + i], _mm256_slli_epi16(hi[i], 8));
+    }
+    const __m256i split_hi = even_then_odd(in_order(_mm256_packs_epi16(hi[0], hi[1])));
+    const __m256i split_lo = even_then_odd(in_order(_mm256_packs_epi16(lo[0], lo[1])));
+    const auto put = [&](int offset, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(pairs + 16 * j + offset), x); };
+    put(0, _mm256_castsi256_si128(split_hi));
+    put(64, _mm256_extracti128_si256(split_hi, 1));
+    put(128, _mm256_castsi256_si128(split_lo));
+    put(192, _mm256_extracti128_si256(split_lo, 1));
+  }
+  store_unit_scales(row, layout, block, of.scale, sums);
+}
+
+// Nibble codecs turn 64 inputs into 32 even and 32 odd codes.
+struct Affine4 {
+  static constexpr bool kPairs = true;
+  static constexpr bool kIsE2m1 = false;
+  static __m256i adjust(__m256i nibbles) { return nibbles; }
+};
+
+// E2M1, doubled and offset by 12.
+struct E2m1 {
+  static constexpr bool kPairs = true;
+  static constexpr bool kIsE2m1 = true;
+  static __m256i adjust(__m256i nibbles) {
+    const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
+  }
+};
+
+// 16 codes as words: each in the 16 bits that start at its byte, moved to their top and then down.
+template <int bits>
+struct WordPlaces {
+  alignas(32) uint8_t bytes[32] = {};
+  alignas(32) uint16_t factors[16] = {};
+  constexpr WordPlaces() {
+    for (int i = 0; i < 16; ++i) {
+      const int first = i * bits / 8;
+      bytes[2 * i] = static_cast<uint8_t>(first);
+      bytes[2 * i + 1] = static_cast<uint8_t>(first + 1 < 2 * bits ? first + 1 : 0x80);
+      factors[i] = static_cast<uint16_t>(1 << (16 - bits - i * bits % 8));
+    }
+  }
+};
+template <int bits>
+constexpr WordPlaces<bits> kWordPlaces;
+
+template <int bits>
+struct AffineStream {
+  static constexpr int kBits = bits;
+  static constexpr bool kPairs = false;
+  static constexpr bool kIsE2m1 = false;
+  static __m256i sixteen(const uint8_t* p) {
+    if constexpr (bits == 8) return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i raw = _mm256_broadcastsi128_si256(load_code_bytes<bits>(p));
+    const __m256i spread = _mm256_shuffle_epi8(raw, load_bytes(kWordPlaces<bits>.bytes));
+    return _mm256_srli_epi16(_mm256_mullo_epi16(spread, load_bytes(kWordPlaces<bits>.factors)), 16 - bits);
+  }
+};
+
+// Sums of block `block` of 64 inputs (`inputs` of them in the matrix), spread over eight words: words lie in the
+// order of the units.
+template <typename Codec, int rows>
+inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t block, int64_t inputs, __m256i* out) {
+  const uint8_t* p = codes + 32 * block;
+  const __m256i raw = inputs >= 64 ? load_bytes(p)
+                                   : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i even = Codec::adjust(_mm256_and_si256(raw, mask));
+  const __m256i odd = Codec::adjust(_mm256_and_si256(_mm256_srli_epi16(raw, 4), mask));
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* q = x[r].pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2);
+    const __m256i hi = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(q)),
+                                        _mm256_maddubs_epi16(odd, load_bytes(q + 64)));
+    const __m256i lo = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(q + 128)),
+                                        _mm256_maddubs_epi16(odd, load_bytes(q + 192)));
+    out[r] = _mm256_add_epi32(_mm256_madd_epi16(hi, _mm256_set1_epi16(256)), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)));
+  }
+}
+
+// Sums of a unit of 16 << kind inputs over eight words.
+template <typename Codec, int kind, int rows>
+inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, __m256i* out) {
+  for (int r = 0; r < rows; ++r) out[r] = _mm256_setzero_si256();
+  const int64_t first = unit << kind;  // in sixteens
+  for (int64_t i = first; i < first + (1 << kind); ++i) {
+    const __m256i w = Codec::sixteen(codes + 2 * Codec::kBits * i);
+    for (int r = 0; r < rows; ++r) {
+      out[r] = _mm256_add_epi32(out[r], _mm256_madd_epi16(w, load_bytes(x[r].natural + 32 * i)));
+    }
+  }
+}
+
+// Eight sums, in the order of the units, from vectors of 8, 4, 2 or 1 words a unit.
+template <int words>
+inline __m256i gather_units(const __m256i* v) {
+  if constexpr (words == 2) {
+    return _mm256_permutevar8x32_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7));
+  } else {
+    const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    if constexpr (words == 4) {
+      return _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    } else {
+      const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+      return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+    }
+  }
+}
+
+// Units `first` .. `first` + 7 of `rows` rows.
+template <typename Codec, int kind, int rows>
+inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
+  constexpr int kWords = Codec::kPairs ? 2 << kind : 8;
+  __m256i v[rows][kWords];
+  for (int64_t j = 0; j < kWords; ++j) {
+    __m256i sums[rows];
+    const int64_t at = Codec::kPairs ? (first << kind >> 2) + j : first + j;
+    const int64_t left = Codec::kPairs ? cols - 64 * at : cols - (at << (4 + kind));
+    if (left <= 0) {
+      for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+    } else if constexpr (Codec::kPairs) {
+      pair_sums<Codec, rows>(codes, x, at, left, sums);
+    } else {
+      stream_sums<Codec, kind, rows>(codes, x, at, sums);
+    }
+    for (int r = 0; r < rows; ++r) v[r][j] = sums[r];
+  }
+  for (int r = 0; r < rows; ++r) out[r] = _mm256_cvtepi32_ps(gather_units<kWords>(v[r]));
+}
+
+template <typename Codec, int kind, int rows>
+inline void exact_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, Lanes* out) {
+  __m256 low[rows], high[rows];
+  eight_sums<Codec, kind, rows>(codes, x, first, cols, low);
+  eight_sums<Codec, kind, rows>(codes, x, first + 8, cols, high);
+  for (int r = 0; r < rows; ++r) out[r] = {low[r], high[r]};
+}
+
+}  // namespace
+}  // namespace flash_moe::kernels

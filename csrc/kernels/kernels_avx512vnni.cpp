@@ -1,0 +1,192 @@
+// The integer products with VPDPBUSD: unsigned codes of the matrix by signed bytes of the row, four to a sum.
+//
+// One row: sixteen units at a time. Each vector of codes holds 1, 2, 4 or 8 units; their sums meet in one vector
+// of sixteen, which takes its scales at once. Several rows: see panel_product.
+
+#include "kernels/integer_panel_avx512.h"
+#include "kernels/tables.h"
+
+namespace flash_moe::kernels {
+namespace {
+
+// ---- One row ---------------------------------------------------------------------------------------------
+
+// The sums of one vector of codes, spread over its words: units lie in order, 16 / units words each.
+template <typename Codec>
+inline __m512i product(const uint8_t* codes, const FastRow& x, int64_t at, int64_t inputs) {
+  if constexpr (Codec::kPairs) {
+    const PairCodes w = Codec::read(codes, at, inputs);
+    const int8_t* p = x.pairs + kPairChunkBytes * at;
+    __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.even, load_bytes(p));
+    sum = _mm512_slli_epi32(_mm512_dpbusd_epi32(sum, w.odd, load_bytes(p + 64)), 8);
+    sum = _mm512_dpbusd_epi32(sum, w.even, load_bytes(p + 128));
+    return _mm512_dpbusd_epi32(sum, w.odd, load_bytes(p + 192));
+  } else {
+    const __m512i w = Codec::read(codes, at, inputs);
+    const int8_t* p = x.natural + kNaturalChunkBytes / 2 * at;
+    const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, load_bytes(p));
+    return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), w, load_bytes(p + 64));
+  }
+}
+
+// From 16 / units vectors that hold `units` units each to one sum a word, in the order of the units.
+template <int units>
+inline __m512i gather_units(const __m512i* v) {
+  if constexpr (units == 8) {
+    const __m512 a = _mm512_castsi512_ps(v[0]);
+    const __m512 b = _mm512_castsi512_ps(v[1]);
+    const __m512i sums = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
+                                          _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
+    const __m512i order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    return _mm512_permutexvar_epi32(order, sums);
+  } else if constexpr (units == 4) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, sum_words(v[0], v[1], v[2], v[3]));
+  } else if constexpr (units == 2) {
+    const __m512i a = sum_words(v[0], v[1], v[2], v[3]);
+    const __m512i b = sum_words(v[4], v[5], v[6], v[7]);
+    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    return _mm512_permutexvar_epi32(order, sums);
+  } else {
+    __m512i z[4];
+    for (int j = 0; j < 4; ++j) z[j] = sum_words(v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]);
+    const __m512i a = _mm512_add_epi32(_mm512_shuffle_i32x4(z[0], z[1], 0x44), _mm512_shuffle_i32x4(z[0], z[1], 0xee));
+    const __m512i b = _mm512_add_epi32(_mm512_shuffle_i32x4(z[2], z[3], 0x44), _mm512_shuffle_i32x4(z[2], z[3], 0xee));
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+  }
+}
+
+template <typename Codec, int kind>
+struct RowProduct {
+  static constexpr int kInputs = Codec::kPairs ? 128 : 64;  // of a vector of codes
+  static constexpr int kUnits = kInputs >> (4 + kind);      // of a vector of codes
+  static constexpr int kVectors = 16 / kUnits;
+
+  // Sums of units `first` .. `first` + 15 of the row of codes.
+  static __m512i sums(const uint8_t* codes, const FastRow& x, int64_t first, int64_t cols) {
+    const int64_t begin = first / kUnits;
+    __m512i v[kVectors];
+    if ((begin + kVectors) * kInputs <= cols) {
+      for (int j = 0; j < kVectors; ++j) v[j] = product<Codec>(codes, x, begin + j, kInputs);
+    } else {
+      for (int j = 0; j < kVectors; ++j) {
+        const int64_t left = cols - (begin + j) * kInputs;
+        v[j] = left >= kInputs ? product<Codec>(codes, x, begin + j, kInputs)
+               : left > 0      ? product<Codec>(codes, x, begin + j, left)
+                               : _mm512_setzero_si512();
+      }
+    }
+    return gather_units<kUnits>(v);
+  }
+
+  static Lanes lanes(const MatmulArgs& args, const MatrixScales& scales, const FastRow& x, int64_t out) {
+    const Matrix& m = args.matrix;
+    const uint8_t* codes = row_data(m, out);
+    Lanes sum = zero();
+    for (int64_t first = 0; first < scales.units.count; first += 16) {
+      const ScaleLanes w = scales.read(out, first);
+      const Lanes exact = _mm512_cvtepi32_ps(sums(codes, x, first, m.cols));
+      sum = fma(exact, mul(w.scale, load(x.scales + first)), sum);
+      sum = fma(w.bias, load(x.sums + first), sum);
+    }
+    return sum;
+  }
+};
+
+template <typename Codec, int kind>
+void one_row(const MatmulArgs& args) {
+  const MatrixScales scales(args.matrix);
+  const FastRowLayout layout = fast_row_layout(args.matrix.cols);
+  const FastRow x = fast_row(input_bytes(args, 0), layout, kind);
+  int64_t out = args.out_begin;
+  for (; out + 4 <= args.out_end; out += 4) {
+    Lanes sums[4];
+    for (int j = 0; j < 4; ++j) sums[j] = RowProduct<Codec, kind>::lanes(args, scales, x, out + j);
+    reduce4(sums, args.y + out);
+  }
+  for (; out < args.out_end; ++out) args.y[out] = reduce(RowProduct<Codec, kind>::lanes(args, scales, x, out));
+}
+
+// ---- Several rows ----------------------------------------------------------------------------------------
+
+// Exact sums of one unit for sixteen outputs: `quads` groups of four inputs, first in the panel, then in the row.
+template <int quads>
+inline __m512i panel_sums(const __m512i* w, const int8_t* hi, const int8_t* lo) {
+  const auto four = [](const int8_t* p, int q) {
+    int32_t word;
+    std::memcpy(&word, p + 4 * q, sizeof word);
+    return _mm512_set1_epi32(word);
+  };
+  __m512i high = _mm512_setzero_si512();
+  __m512i low = _mm512_setzero_si512();
+  for (int q = 0; q < quads; ++q) {
+    high = _mm512_dpbusd_epi32(high, w[q], four(hi, q));
+    low = _mm512_dpbusd_epi32(low, w[q], four(lo, q));
+  }
+  return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+
+// Block `block` of 64 inputs of every row of the panel.
+template <typename Codec, int kind>
+void multiply_block(Panel& panel, int64_t block) {
+  constexpr int kUnits = 4 >> kind;
+  constexpr int kQuads = 16 / kUnits;
+  __m512i w[16];
+  for (int q = 0; q < 16; ++q) w[q] = _mm512_load_si512(panel.codes[q]);
+  for (int64_t r = 0; r < panel.row_count; ++r) {
+    const FastRow& x = panel.rows[r];
+    for (int j = 0; j < kUnits; ++j) {
+      const int64_t unit = kUnits * block + j;
+      if (unit >= panel.unit_count) break;
+      __m512i exact;
+      if constexpr (Codec::kPairs) {
+        constexpr int kHalf = kQuads / 2;
+        const int8_t* p = x.pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2) + 4 * kHalf * j;
+        exact = _mm512_add_epi32(panel_sums<kHalf>(w + kQuads * j, p, p + 128),
+                                 panel_sums<kHalf>(w + kQuads * j + kHalf, p + 64, p + 192));
+      } else {
+        const int8_t* p = x.natural + 128 * block + 4 * kQuads * j;
+        exact = panel_sums<kQuads>(w + kQuads * j, p, p + 64);
+      }
+      panel.add(r, unit, exact, x);
+    }
+  }
+}
+
+template <typename Codec, int kind>
+void panel_product(const MatmulArgs& args) {
+  Panel panel(args.matrix);
+  for (int64_t first = 0; first < args.row_count; first += kPanelRows) {
+    panel.set_rows(args, first, kind);
+    for (int64_t out = args.out_begin; out < args.out_end; out += 16) {
+      panel.set_outs(out, args.out_end - out);
+      const int64_t blocks = (args.matrix.cols + 63) / 64;
+      for (int64_t block = 0; block < blocks; ++block) {
+        fill_panel<Codec, kind>(panel, block);
+        multiply_block<Codec, kind>(panel, block);
+      }
+      panel.finish(args, first);
+    }
+  }
+}
+
+void matmul(const MatmulArgs& args) {
+  if (!has_integer_codes(args.matrix)) return kAvx512Float32.matmul(args);
+  with_codec(args.matrix, [&]<typename Codec>() {
+    with_unit_kind<Codec>(args.matrix, [&]<int kind>() {
+      if (args.row_count == 1) {
+        one_row<Codec, kind>(args);
+      } else if (args.row_count > 1) {
+        panel_product<typename Codec::Panel, kind>(args);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+constinit const IntegerKernels kAvx512VnniInteger = {
+    .name = "avx512vnni", .prepared_bytes = fast_row_bytes, .prepare_row = prepare_fast_row, .matmul = matmul};
+
+}  // namespace flash_moe::kernels

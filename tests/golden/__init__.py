@@ -1,0 +1,1 @@
+"""Answers of independent implementations, recorded, and the scripts that record them."""

@@ -1,0 +1,158 @@
+"""Speed settings never change a bit; a failed read changes nothing at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import make
+
+import flash_moe
+from flash_moe import _core
+
+TOKENS = [(7 * i * i + 3 * i) % 250 + 1 for i in range(70)]
+
+
+@pytest.fixture(scope="module", params=["hf_bf16", "mlx_4bit_g64", "hf_moe"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(request.param, tmp_path_factory.mktemp("model") / request.param)
+
+
+def open_core(folder: Path, **settings: object) -> _core.Engine:
+    options = _core.EngineOptions()
+    for name, value in settings.items():
+        setattr(options, name, value)
+    return _core.Engine.open(str(folder), options)
+
+
+def answers(engine: _core.Engine) -> np.ndarray:
+    """Logits of a prompt in one call and of the tokens after it, one by one."""
+    session = engine.new_session()
+    rows = [session.feed(TOKENS[:60], all=True)]
+    rows += [session.feed([token])[None] for token in TOKENS[60:]]
+    return np.concatenate(rows)
+
+
+@pytest.fixture(scope="module", params=["auto", "float32"])
+def reference(request: pytest.FixtureRequest, folder: Path) -> tuple[str, np.ndarray]:
+    return request.param, answers(open_core(folder, activations=request.param, thread_count=1))
+
+
+SPEED_SETTINGS = [
+    {"cache_slots": 1},
+    {"cache_slots": 9},
+    {"cache_slots": 40},
+    {"thread_count": 2},
+    {"thread_count": 5},
+    {"prefill_chunk": 1},
+    {"prefill_chunk": 7},
+    {"prefill_chunk": 64, "cache_slots": 12},
+    {"prefetch": True, "cache_slots": 24},
+    {"cache": "os"},
+    {"cache": "slots", "cache_slots": 16},
+    {"io": "threads", "queue_depth": 1, "cache_slots": 16},
+    {"io": "threads", "queue_depth": 32, "cache_slots": 16},
+    {"io": "uring", "cache_slots": 16},
+    {"policy": "clock", "cache_slots": 16},
+    {"policy": "lru", "cache_slots": 16},
+]
+
+
+@pytest.mark.parametrize("settings", SPEED_SETTINGS, ids=str)
+def test_speed_settings_change_no_bit(
+    folder: Path, reference: tuple[str, np.ndarray], settings: dict[str, object]
+) -> None:
+    activations, expected = reference
+    engine = open_core(folder, activations=activations, **settings)
+    assert np.array_equal(answers(engine), expected)
+
+
+def test_company_in_a_batch_changes_no_bit(folder: Path, reference: tuple[str, np.ndarray]) -> None:
+    activations, expected = reference
+    engine = open_core(folder, activations=activations, cache_slots=20)
+    sessions = [engine.new_session() for _ in range(3)]
+    sessions[0].feed(TOKENS[:60])
+    sessions[1].feed(TOKENS[5:9])
+    sessions[2].feed(TOKENS[::-1])
+    for i, token in enumerate(TOKENS[60:]):
+        rows = engine.decode(sessions, [token, 3 + i, 9])
+        assert np.array_equal(rows[0], expected[60 + i])
+
+
+def test_every_failing_read_is_an_error_and_the_next_call_is_right(
+    folder: Path, reference: tuple[str, np.ndarray]
+) -> None:
+    activations, expected = reference
+    failed = 0
+    for nth in range(1, 400, 7):
+        engine = open_core(folder, activations=activations, cache_slots=10, fail_read=nth)
+        session = engine.new_session()
+        try:
+            session.feed(TOKENS[:20])
+            session.feed(TOKENS[20:23])
+        except flash_moe.IoError as error:
+            failed += 1
+            assert "wanted" in str(error)
+            assert "got" in str(error)
+        else:
+            break
+        assert session.position in (0, 20)
+        rest = session.feed(TOKENS[session.position : 23], all=True)
+        assert np.array_equal(rest[-1], expected[22])
+    assert failed > 0
+
+
+def test_the_first_reads_fail_one_by_one(folder: Path, reference: tuple[str, np.ndarray]) -> None:
+    activations, expected = reference
+    for nth in range(1, 25):
+        engine = open_core(folder, activations=activations, cache_slots=10, fail_read=nth)
+        session = engine.new_session()
+        with pytest.raises(flash_moe.IoError, match=r"wanted \d+ bytes, got \d+"):
+            session.feed(TOKENS[:20])
+        assert session.position == 0
+        assert np.array_equal(session.feed(TOKENS[:20]), expected[19])
+
+
+def test_a_forked_session_goes_its_own_way(folder: Path, reference: tuple[str, np.ndarray]) -> None:
+    activations, expected = reference
+    session = open_core(folder, activations=activations).new_session()
+    session.feed(TOKENS[:40])
+    copy = session.fork()
+    copy.feed([5, 6, 7])
+    assert np.array_equal(session.feed(TOKENS[40:50]), expected[49])
+
+
+def test_a_saved_session_goes_on_with_the_same_bits(
+    folder: Path, reference: tuple[str, np.ndarray], tmp_path: Path
+) -> None:
+    activations, expected = reference
+    path = str(tmp_path / "session")
+    session = open_core(folder, activations=activations).new_session()
+    session.feed(TOKENS[:40])
+    session.save(path)
+    loaded = open_core(folder, activations=activations).load_session(path)
+    assert loaded.tokens == TOKENS[:40]
+    assert np.array_equal(loaded.feed(TOKENS[40:50]), expected[49])
+
+
+def test_a_damaged_session_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "session"
+    engine = open_core(folder)
+    session = engine.new_session()
+    session.feed(TOKENS[:5])
+    session.save(str(path))
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[:40], b"", whole[:200] + b"\x55" + whole[201:], whole + b"x"):
+        path.write_bytes(damaged)
+        with pytest.raises(flash_moe.FormatError):
+            engine.load_session(str(path))
+
+
+def test_a_session_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "session")
+    one = open_core(make("hf_bf16", tmp_path / "one"))
+    session = one.new_session()
+    session.feed(TOKENS[:5])
+    session.save(path)
+    other = open_core(make("hf_f32", tmp_path / "two"))
+    with pytest.raises(flash_moe.FormatError, match="another model"):
+        other.load_session(path)

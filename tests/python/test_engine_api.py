@@ -1,0 +1,288 @@
+"""The Python API on real tiny checkpoints: what the fake core cannot show."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import flash_moe
+from flash_moe import errors
+
+PROMPT = "Hello world, the user is in on at"
+
+
+@pytest.fixture(scope="module", params=["hf_bf16", "mlx_4bit_g64", "hf_moe", "hf_next"])
+def engine(request, checkpoint):
+    with flash_moe.Engine(checkpoint(request.param), threads=2) as engine:
+        yield engine
+
+
+def greedy(engine, count=8, **options):
+    return engine.generate(PROMPT, max_tokens=count, temperature=0, ignore_eos=True, **options)
+
+
+def test_generation_follows_the_logits(engine):
+    ids = engine.encode(PROMPT)
+    out = greedy(engine)
+    for place, token in enumerate(out.token_ids):
+        row = engine.logits(ids + out.token_ids[:place])[-1]
+        assert int(row[: engine.tokenizer.size].argmax()) == token
+
+
+def test_logits_do_not_depend_on_how_tokens_are_fed(engine):
+    ids = engine.encode(PROMPT)
+    whole = engine.logits(ids)
+    assert (whole.dtype, whole.shape) == (np.float32, (len(ids), engine.info.vocab))
+    with engine.session() as session:
+        rows = [session.core.feed([token]) for token in ids]
+    assert all((row == want).all() for row, want in zip(rows, whole, strict=True))
+
+
+def test_a_batch_gives_each_prompt_its_own_answer(engine):
+    prompts = ["Hello", "the user", "world in on", "function"]
+    options = {"max_tokens": 6, "seed": 9, "temperature": 0.8, "ignore_eos": True, "logprobs": 1}
+    alone = [engine.generate(prompt, **options) for prompt in prompts]
+    together = engine.generate(prompts, **options)
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    assert [c.logprobs for c in together] == [c.logprobs for c in alone]
+
+
+def test_sessions_fork_and_are_saved_exactly(engine, tmp_path):
+    session = engine.session()
+    session.feed(PROMPT)
+    session.generate(max_tokens=3, temperature=0, ignore_eos=True)
+    session.save(tmp_path / "s")
+    twin = session.fork()
+    loaded = engine.load_session(tmp_path / "s")
+    options = {"max_tokens": 6, "temperature": 0, "ignore_eos": True, "logprobs": 3}
+    want = session.generate(**options)
+    assert twin.generate(**options).logprobs == want.logprobs
+    assert loaded.generate(**options).logprobs == want.logprobs
+    assert loaded.tokens == session.tokens
+    (tmp_path / "s.logits").unlink()
+    again = engine.load_session(tmp_path / "s")
+    assert again.generate(**options).logprobs == want.logprobs
+
+
+def test_a_damaged_session_is_refused(engine, tmp_path):
+    session = engine.session()
+    session.feed("Hello")
+    session.save(tmp_path / "s")
+    content = bytearray((tmp_path / "s").read_bytes())
+    content[len(content) // 2] ^= 0x40
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(errors.FormatError):
+        engine.load_session(tmp_path / "s")
+    (tmp_path / "s").write_bytes(content[: len(content) // 2])
+    with pytest.raises(errors.FormatError):
+        engine.load_session(tmp_path / "s")
+
+
+def test_a_session_of_another_model_is_refused(engine, checkpoint, tmp_path):
+    session = engine.session()
+    session.feed("Hello")
+    session.save(tmp_path / "s")
+    with (
+        flash_moe.Engine(checkpoint("hf_odd_heads")) as other,
+        pytest.raises(errors.FormatError, match="another model"),
+    ):
+        other.load_session(tmp_path / "s")
+
+
+def test_the_score_is_that_of_the_logits(engine):
+    ids = engine.encode(PROMPT)
+    logits = engine.logits(ids).astype(np.float64)[:, : engine.tokenizer.size]
+    logits -= logits.max(axis=1, keepdims=True)
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    want = [logprobs[i, token] for i, token in enumerate(ids[1:])]
+    assert engine.score(PROMPT).logprobs == pytest.approx(want, abs=1e-5)
+
+
+def test_threads_use_sessions_of_one_engine(engine):
+    want = {
+        prompt: engine.generate(prompt, max_tokens=8, temperature=0) for prompt in ("Hello", "user")
+    }
+    got = {}
+
+    def work(prompt):
+        for _ in range(3):
+            got[prompt] = engine.generate(prompt, max_tokens=8, temperature=0)
+
+    threads = [threading.Thread(target=work, args=(prompt,)) for prompt in want]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {p: c.token_ids for p, c in got.items()} == {p: c.token_ids for p, c in want.items()}
+
+
+def test_stats_routes_and_traces_tell_what_happened(engine, tmp_path):
+    engine.reset_stats()
+    with engine.routes() as rows, engine.trace(tmp_path / "t.json"):
+        out = greedy(engine, 4)
+    stats = engine.stats()
+    tokens = out.stats.prompt_tokens + len(out.token_ids) - 1
+    assert stats.prefill_tokens + stats.decode_tokens == tokens
+    assert sum(phase.ns for phase in stats.phases) == pytest.approx(stats.step_ns, rel=0.01)
+    assert len(rows) == tokens * engine.info.moe_layers
+    assert all(len(row) == 1 + engine.info.experts_per_token for row in rows)
+    assert all(0 <= e < engine.info.experts for row in rows for e in row[1:])
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
+def test_fewer_experts_are_told_to_be_lossy(checkpoint):
+    with flash_moe.Engine(checkpoint("hf_bf16"), experts_per_token=1) as engine:
+        assert "1 of 3" in greedy(engine, 2).stats.lossy
+    with flash_moe.Engine(checkpoint("hf_bf16")) as engine:
+        assert greedy(engine, 2).stats.lossy == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_slots": 12},
+        {"cache_slots": 32},
+        {"cache": "os"},
+        {"cache": "slots", "io": "threads", "queue_depth": 1},
+        {"threads": 1},
+        {"prefill_chunk": 1},
+        {"prefill_chunk": 3},
+        {"prefetch": True},
+        {"policy": "lru"},
+    ],
+    ids=str,
+)
+def test_speed_settings_never_change_a_bit(checkpoint, options):
+    folder = checkpoint("hf_bf16")
+    with flash_moe.Engine(folder) as engine:
+        want = engine.logits(PROMPT)
+        tokens = greedy(engine).token_ids
+    with flash_moe.Engine(folder, **options) as engine:
+        assert (engine.logits(PROMPT) == want).all()
+        assert greedy(engine).token_ids == tokens
+
+
+def test_memory_can_be_changed_while_it_runs(checkpoint):
+    with flash_moe.Engine(checkpoint("hf_bf16"), memory="1GB") as engine:
+        want = greedy(engine).token_ids
+        before = engine.memory_plan()
+        with pytest.raises(errors.ConfigError):
+            engine.set_memory(1_000_000)
+        assert engine.memory_plan().memory_bytes == before.memory_bytes
+        engine.set_memory("2GB")
+        assert engine.memory_plan().memory_bytes == 2_000_000_000
+        engine.drop_cache()
+        assert greedy(engine).token_ids == want
+
+
+def test_a_prompt_can_be_cancelled_and_the_session_is_as_before(checkpoint):
+    with (
+        flash_moe.Engine(checkpoint("hf_long"), prefill_chunk=1) as engine,
+        engine.session() as session,
+    ):
+        session.feed("Hello")
+        before = session.tokens
+        with pytest.raises(errors.CancelledError):
+            session.feed("a b " * 1000, progress=lambda done, total: True)
+        assert session.tokens == before
+        again = session.generate(max_tokens=3, temperature=0, ignore_eos=True, logprobs=1)
+    with flash_moe.Engine(checkpoint("hf_long")) as engine:
+        want = engine.generate("Hello", max_tokens=3, temperature=0, ignore_eos=True, logprobs=1)
+    assert again.logprobs == want.logprobs
+
+
+def test_an_engine_lives_as_long_as_its_sessions(checkpoint):
+    engine = flash_moe.Engine(checkpoint("hf_bf16"))
+    session = engine.session()
+    session.feed("Hello")
+    core = session.core
+    engine.close()
+    with pytest.raises(errors.ConfigError, match="closed"):
+        session.feed("more")
+    assert core.position == len(core.tokens)
+    core.close()
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flash_moe", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_the_command_line_writes_the_same_text(checkpoint):
+    folder = checkpoint("hf_bf16")
+    with flash_moe.Engine(folder) as engine:
+        want = greedy(engine).text
+    process = command(
+        "generate", PROMPT, "--model", folder, "--max-tokens", 8, "--temperature", 0, "--ignore-eos"
+    )
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, b"")
+    assert out.decode() == want + "\n"
+
+
+def test_ctrl_c_ends_the_command_with_130(checkpoint):
+    process = command(
+        "generate", PROMPT, "--model", checkpoint("hf_bf16"), "--max-tokens", 4000, "--ignore-eos"
+    )
+    assert process.stdout is not None
+    first = os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert first
+    assert process.returncode == 130
+    assert err.decode().splitlines() == ["flash-moe: stopped"]
+    assert time.monotonic() - started < 60
+
+
+def test_a_reader_that_leaves_is_no_traceback(checkpoint):
+    process = command(
+        "generate", PROMPT, "--model", checkpoint("hf_bf16"), "--max-tokens", 3000, "--ignore-eos"
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    os.read(process.stdout.fileno(), 1)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_info_and_plan_work_from_the_headers(checkpoint, as_json):
+    folder = checkpoint("mlx_mixed")
+    for arguments in (("info",), ("plan", "--memory", "1GB"), ("plan", "--no-measure")):
+        flags = ["--json"] if as_json else []
+        process = command(*arguments, "--model", folder, *flags)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        if as_json:
+            content = json.loads(out)
+            assert content.get("model", content.get("plan"))
+        else:
+            assert b"experts" in out
+
+
+def test_recorded_routes_can_be_simulated(checkpoint, tmp_path):
+    path = tmp_path / "routes.npz"
+    run = ("generate", PROMPT, "--model", checkpoint("hf_bf16"), "--max-tokens", 20, "--ignore-eos")
+    process = command(*run, "--record-routes", path, "--seed", 1)
+    assert process.wait(timeout=120) == 0
+    process.communicate()
+    process = command("cache-sim", path, "--slots", "8,16,32", "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rates = json.loads(out)["hit_rates"]
+    assert all(list(rate) == sorted(rate) for name, rate in rates.items() if name == "belady")
+    for name, rate in rates.items():
+        assert all(r <= best + 1e-9 for r, best in zip(rate, rates["belady"], strict=True)), name
