@@ -30,7 +30,7 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=BITS",
-        help='bits of modules whose name ends in NAME ("*": any text), e.g. "down_proj=4"; repeatable',
+        help='bits of modules whose name ends in NAME ("*": any), e.g. "down_proj=4"; repeatable',
     )
     parser.add_argument(
         "--requantise",

@@ -119,8 +119,8 @@ def reported_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, dict[str
     """Opens the model of the arguments, and measures what the block does with it.
 
     Yields:
-        The engine; and a dict that holds, after the block, "timing" when that was asked for. Without
-        --json the table is said at once.
+        The engine; and a dict that holds, after the block, "timing" when that was asked for.
+        Without --json the table is said at once.
     """
     report: dict[str, Any] = {}
     if args.record_routes:

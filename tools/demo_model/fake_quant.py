@@ -58,6 +58,10 @@ def quantise(
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
     """Packs codes [..., n] to words [..., n * bits / 32]."""
+    if bits == 8:
+        return np.ascontiguousarray(codes).view("<u4")
+    if bits == 4:
+        return np.ascontiguousarray(codes[..., 0::2] | codes[..., 1::2] << 4).view("<u4")
     stream = np.unpackbits(codes[..., None], axis=-1, bitorder="little")[..., :bits]
     stream = stream.reshape(*codes.shape[:-1], codes.shape[-1] * bits)
     return np.packbits(stream, axis=-1, bitorder="little").view("<u4")

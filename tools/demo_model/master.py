@@ -36,7 +36,7 @@ def pack(model: Path, folder: Path) -> None:
     planes = np.frombuffer(data, dtype=np.uint8).reshape(-1, 2)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LOW).write_bytes(planes[:, 0].tobytes())
-    (folder / HIGH).write_bytes(lzma.compress(planes[:, 1].tobytes(), preset=6))
+    (folder / HIGH).write_bytes(lzma.compress(planes[:, 1].tobytes(), preset=2))
     (folder / DIGEST).write_text(hashlib.sha256(data).hexdigest() + "  model.safetensors\n")
 
 

@@ -200,6 +200,7 @@ class Trainer:
         save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
         self.config.architectures = ["Qwen3_5MoeForCausalLM"]
         self.config.mtp_num_hidden_layers = 1
+        self.config.eos_token_id, self.config.pad_token_id = self.args.eos, self.args.pad
         self.config.save_pretrained(out)
 
 
@@ -217,6 +218,8 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="bf16 weights to start from, without a state")
     parser.add_argument("--elapsed", type=float, default=0.0, help="schedule's start with --init")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--eos", type=int, default=4089, help="id of <|im_end|>")
+    parser.add_argument("--pad", type=int, default=4087, help="id of <|endoftext|>")
     parser.add_argument("--max-steps", type=int, default=10**9)
     parser.add_argument("--no-graph", action="store_true")
     parser.add_argument("--profile", action="store_true")
