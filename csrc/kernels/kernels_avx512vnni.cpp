@@ -128,32 +128,28 @@ inline __m512i panel_sums(const __m512i* w, const int8_t* hi, const int8_t* lo) 
 }
 
 // Block `block` of 64 inputs of every row of the panel.
-// Exact sums of unit j of block `block` for sixteen outputs.
-template <typename Codec, int kind>
-inline __m512i unit_sums(const __m512i* w, const FastRow& x, int64_t block, int j) {
-  constexpr int kQuads = 4 << kind;
-  if constexpr (Codec::kPairs) {
-    constexpr int kHalf = kQuads / 2;
-    const int8_t* p = x.pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2) + 4 * kHalf * j;
-    return _mm512_add_epi32(panel_sums<kHalf>(w + kQuads * j, p, p + 128),
-                            panel_sums<kHalf>(w + kQuads * j + kHalf, p + 64, p + 192));
-  } else {
-    const int8_t* p = x.natural + 128 * block + 4 * kQuads * j;
-    return panel_sums<kQuads>(w + kQuads * j, p, p + 64);
-  }
-}
-
-// Block `block` of 64 inputs of every row of the panel.
 template <typename Codec, int kind>
 void multiply_block(Panel& panel, int64_t block) {
   constexpr int kUnits = 4 >> kind;
+  constexpr int kQuads = 16 / kUnits;
   __m512i w[16];
   for (int q = 0; q < 16; ++q) w[q] = _mm512_load_si512(panel.codes[q]);
-  const int64_t first = kUnits * block;
   for (int64_t r = 0; r < panel.row_count; ++r) {
     const FastRow& x = panel.rows[r];
     for (int j = 0; j < kUnits; ++j) {
-      if (first + j < panel.unit_count) panel.add(r, first + j, unit_sums<Codec, kind>(w, x, block, j), x);
+      const int64_t unit = kUnits * block + j;
+      if (unit >= panel.unit_count) break;
+      __m512i exact;
+      if constexpr (Codec::kPairs) {
+        constexpr int kHalf = kQuads / 2;
+        const int8_t* p = x.pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2) + 4 * kHalf * j;
+        exact = _mm512_add_epi32(panel_sums<kHalf>(w + kQuads * j, p, p + 128),
+                                 panel_sums<kHalf>(w + kQuads * j + kHalf, p + 64, p + 192));
+      } else {
+        const int8_t* p = x.natural + 128 * block + 4 * kQuads * j;
+        exact = panel_sums<kQuads>(w + kQuads * j, p, p + 64);
+      }
+      panel.add(r, unit, exact, x);
     }
   }
 }
