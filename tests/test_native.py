@@ -25,7 +25,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configure = [
         tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
         "-DFLASH_MOE_TESTS=ON", "-DFLASH_MOE_PYTHON=OFF", "-DFLASH_MOE_WERROR=ON",
-        f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+        "-DCMAKE_UNITY_BUILD=ON", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
     ]  # fmt: skip
     for command in (configure, [tool("cmake"), "--build", folder]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <locale>
 #include <sstream>
 
@@ -127,6 +128,7 @@ class Parser {
     Json::Object members;
     skip_space();
     if (take("}")) return members;
+    members.reserve(4);
     while (true) {
       skip_space();
       if (peek() != '"') fail(at_, "wanted a member name in quotes");
@@ -143,14 +145,18 @@ class Parser {
     return members;
   }
 
+  // Sorted by hash: headers have hundreds of thousands of names with long common beginnings.
   void reject_duplicates(const Json::Object& members, size_t begin) const {
-    std::vector<std::string_view> names;
+    if (members.size() < 2) return;
+    std::vector<std::pair<size_t, std::string_view>> names;
     names.reserve(members.size());
-    for (const auto& member : members) names.emplace_back(member.first);
+    for (const auto& member : members) {
+      names.emplace_back(std::hash<std::string_view>{}(member.first), member.first);
+    }
     std::sort(names.begin(), names.end());
     const auto twin = std::adjacent_find(names.begin(), names.end());
     if (twin != names.end()) {
-      fail(begin, "the object has two members named \"" + std::string(*twin) + "\"");
+      fail(begin, "the object has two members named \"" + std::string(twin->second) + "\"");
     }
   }
 
@@ -224,12 +230,28 @@ class Parser {
         parse_escape(out);
         continue;
       }
+      if (const size_t plain = plain_length(); plain > 0) {
+        out.append(text_.substr(at_, plain));
+        at_ += plain;
+        continue;
+      }
       if (static_cast<unsigned char>(c) < 0x20) fail(at_, "a control character inside a string");
       const size_t length = utf8_length(text_, at_);
       if (length == 0) fail(at_, "the text is not UTF-8");
       out.append(text_.substr(at_, length));
       at_ += length;
     }
+  }
+
+  // Bytes from here on that stand for themselves in a string.
+  size_t plain_length() const {
+    size_t end = at_;
+    while (end < text_.size()) {
+      const auto byte = static_cast<unsigned char>(text_[end]);
+      if (byte < 0x20 || byte >= 0x80 || byte == '"' || byte == '\\') break;
+      ++end;
+    }
+    return end - at_;
   }
 
   bool take_digits() {

@@ -10,12 +10,10 @@
 #include <utility>
 
 #include "base/check.h"
+#include "io/file.h"
 
 namespace flash_moe::io {
 namespace {
-
-// Linux writes no more than 0x7ffff000 bytes at once, macOS refuses more than INT_MAX; this is below both.
-constexpr size_t attempt_bytes_max = size_t{1} << 30;
 
 [[noreturn]] void fail(const std::string& what, int error) {
   const char* hint = error == ENOSPC || error == EDQUOT ? "; free some space on the drive"

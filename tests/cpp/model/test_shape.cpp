@@ -32,7 +32,9 @@ std::string with(std::string config, const std::string& key, const std::string& 
   const size_t at = config.find(quoted);
   if (at != std::string::npos) {
     const size_t end = config.find_first_of(",}", at);
-    config.erase(at, config[end] == ',' ? end + 1 - at : end - at);
+    const bool last = config[end] == '}';
+    const size_t begin = last ? config.rfind(',', at) : at;
+    config.erase(begin, last ? end - begin : end + 1 - begin);
   }
   if (value.empty()) return config;
   return config.insert(config.find('{') + 1, quoted + " " + value + ",");
