@@ -25,26 +25,26 @@ uint64_t now_ns() {
 
 }  // namespace
 
+enum class SlotState : uint8_t {
+  parked,   // not in use, its pages given back
+  free,
+  reading,  // in the table and the policy, not evictable
+  ready,    // in the table and the policy, evictable while not pinned
+  failed,   // not in the table any more; freed when its last lease ends
+};
+
+struct Slot {
+  ExpertKey key = 0;
+  SlotState state = SlotState::parked;
+  bool hint = false;  // read for a hint that no acquire has answered yet
+  uint32_t pins = 0;
+  uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
+  uint64_t started_ns = 0;  // of its read
+  io::ReadQueue::Batch batch = 0;  // of a hint's read
+  std::exception_ptr error;
+};
+
 struct ExpertStore::Impl {
-  enum class SlotState : uint8_t {
-    parked,   // not in use, its pages given back
-    free,
-    reading,  // in the table and the policy, not evictable
-    ready,    // in the table and the policy, evictable while not pinned
-    failed,   // not in the table any more; freed when its last lease ends
-  };
-
-  struct Slot {
-    ExpertKey key = 0;
-    SlotState state = SlotState::parked;
-    bool hint = false;  // read for a hint that no acquire has answered yet
-    uint32_t pins = 0;
-    uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
-    uint64_t started_ns = 0;  // of its read
-    io::ReadQueue::Batch batch = 0;  // of a hint's read
-    std::exception_ptr error;
-  };
-
   Impl(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena, io::ReadQueue& queue,
        std::unique_ptr<Policy> policy, size_t capacity, bool direct);
 
