@@ -33,7 +33,7 @@ def _mlx_modules(tensors: dict[str, Stored], settings: dict) -> dict[str, np.nda
             out[name] = as_float32(stored)
         elif leaf == "weight":
             entry = settings.get(module, settings)
-            how = Quantisation(entry["bits"], entry["group_size"], entry["mode"])
+            how = Quantisation(entry["bits"], entry["group_size"], entry.get("mode", "affine"))
             parts = {part: tensors[f"{module}.{part}"] for part in ("weight", "scales")}
             if how.mode == "affine":
                 parts["biases"] = tensors[f"{module}.biases"]
@@ -44,7 +44,8 @@ def _mlx_modules(tensors: dict[str, Stored], settings: dict) -> dict[str, np.nda
 def _up_of(modules: dict[str, np.ndarray], stem: str) -> np.ndarray:
     """Returns the up_proj that belongs to the Hugging Face stem of a gate_proj."""
     mlx_stem = stem.replace("model.language_model.", "language_model.model.", 1)
-    return modules[f"{mlx_stem}.switch_mlp.up_proj.weight"]
+    name = f"{mlx_stem}.switch_mlp.up_proj.weight"
+    return modules[name] if name in modules else modules[f"language_model.{name}"]  # MTP head
 
 
 def _huggingface_names(modules: dict[str, np.ndarray], zero_centred: bool) -> dict[str, np.ndarray]:
