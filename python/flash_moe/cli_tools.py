@@ -92,7 +92,7 @@ def run_cache_sim(args: argparse.Namespace) -> int:
     if not rows:
         raise ConfigError(f"{args.routes}: holds no routes")
     sizes = capacities(args.slots, rows)
-    names = args.policy or [name for name in _core.policy_names() if name != "auto"]
+    names = args.policy or [*(name for name in _core.policy_names() if name != "auto"), "belady"]
     rates = {name: _core.cache_sim(rows, name, sizes) for name in names}
     asked = sum(len(row) - 1 for row in rows)
     if args.json:
