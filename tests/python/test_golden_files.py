@@ -28,7 +28,7 @@ from golden.golden_file import (
     relative_difference,
 )
 
-GOLDENS = sorted(FOLDER.glob("*.npz"))
+GOLDENS = sorted(FOLDER.glob("*.*.npz"))
 CHECKPOINT_BYTES_MAX = 3_000_000
 GOLDEN_BYTES_MAX = 6_000_000
 # Two float32 implementations on the same weights; the worst pair recorded is 3e-6.
