@@ -41,7 +41,7 @@ void add_available(TableList& list, Precision precision) {
     if (cpu.avx512) list.add(kAvx512Float32);
   } else {
     if (cpu.avx2) list.add(kAvx2Float32, kAvx2Integer);
-    // kAvx512VnniInteger is not offered yet: two runs of one prompt differ (docs/EXPERIMENTS.md).
+    if (cpu.avx512vnni) list.add(kAvx512Float32, kAvx512VnniInteger);
   }
 #elif defined(__aarch64__)
   if (precision == Precision::float32) {

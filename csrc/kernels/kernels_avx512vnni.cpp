@@ -110,48 +110,65 @@ void one_row(const MatmulArgs& args) {
 
 // ---- Several rows ----------------------------------------------------------------------------------------
 
-// Exact sums of one unit for sixteen outputs: `quads` groups of four inputs, first in the panel, then in the row.
-template <int quads>
-inline __m512i panel_sums(const __m512i* w, const int8_t* hi, const int8_t* lo) {
-  const auto four = [](const int8_t* p, int q) {
-    int32_t word;
-    std::memcpy(&word, p + 4 * q, sizeof word);
-    return _mm512_set1_epi32(word);
-  };
-  __m512i high = _mm512_setzero_si512();
-  __m512i low = _mm512_setzero_si512();
-  for (int q = 0; q < quads; ++q) {
-    high = _mm512_dpbusd_epi32(high, w[q], four(hi, q));
-    low = _mm512_dpbusd_epi32(low, w[q], four(lo, q));
+// Where quad q of unit j of a block lies among a row's hi bytes, and how far behind it its lo bytes are.
+template <typename Codec, int kind>
+struct QuadPlaces {
+  static constexpr int kQuads = 4 << kind;  // of a unit
+  static constexpr int kToLow = Codec::kPairs ? 128 : 64;
+
+  static const int8_t* block(const FastRow& x, int64_t index) {
+    if constexpr (Codec::kPairs) return x.pairs + kPairChunkBytes * (index / 2) + 32 * (index % 2);
+    return x.natural + 128 * index;
   }
-  return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+  static constexpr int quad(int j, int q) {
+    constexpr int kHalf = kQuads / 2;  // of pair codecs: first the even inputs, then the odd
+    if (!Codec::kPairs) return 4 * (kQuads * j + q);
+    return 4 * kHalf * j + (q < kHalf ? 4 * q : 64 + 4 * (q - kHalf));
+  }
+};
+
+inline __m512i four_bytes_everywhere(const int8_t* p) {
+  int32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return _mm512_set1_epi32(word);
 }
 
-// Block `block` of 64 inputs of every row of the panel.
-template <typename Codec, int kind>
-void multiply_block(Panel& panel, int64_t block) {
+// Block `block` of 64 inputs for rows r .. r + rows - 1 of the panel: each vector of codes meets all of them.
+template <typename Codec, int kind, int rows>
+inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
+  using Places = QuadPlaces<Codec, kind>;
   constexpr int kUnits = 4 >> kind;
-  constexpr int kQuads = 16 / kUnits;
-  __m512i w[16];
-  for (int q = 0; q < 16; ++q) w[q] = _mm512_load_si512(panel.codes[q]);
-  for (int64_t r = 0; r < panel.row_count; ++r) {
-    const FastRow& x = panel.rows[r];
-    for (int j = 0; j < kUnits; ++j) {
-      const int64_t unit = kUnits * block + j;
-      if (unit >= panel.unit_count) break;
-      __m512i exact;
-      if constexpr (Codec::kPairs) {
-        constexpr int kHalf = kQuads / 2;
-        const int8_t* p = x.pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2) + 4 * kHalf * j;
-        exact = _mm512_add_epi32(panel_sums<kHalf>(w + kQuads * j, p, p + 128),
-                                 panel_sums<kHalf>(w + kQuads * j + kHalf, p + 64, p + 192));
-      } else {
-        const int8_t* p = x.natural + 128 * block + 4 * kQuads * j;
-        exact = panel_sums<kQuads>(w + kQuads * j, p, p + 64);
+  const int64_t first = kUnits * block;
+  const int8_t* x[rows];
+  for (int i = 0; i < rows; ++i) x[i] = Places::block(panel.rows[r + i], block);
+  for (int j = 0; j < kUnits && first + j < panel.unit_count; ++j) {
+    __m512i high[rows], low[rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) high[i] = low[i] = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int q = 0; q < Places::kQuads; ++q) {
+      const __m512i w = _mm512_load_si512(panel.codes[Places::kQuads * j + q]);
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) {
+        const int8_t* at = x[i] + Places::quad(j, q);
+        high[i] = _mm512_dpbusd_epi32(high[i], w, four_bytes_everywhere(at));
+        low[i] = _mm512_dpbusd_epi32(low[i], w, four_bytes_everywhere(at + Places::kToLow));
       }
-      panel.add(r, unit, exact, x);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+      panel.add(r + i, first + j, _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]), panel.rows[r + i]);
     }
   }
+}
+
+template <typename Codec, int kind>
+inline void multiply_block(Panel& panel, int64_t block) {
+  constexpr int kRowsAtOnce = 8;
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= panel.row_count; r += kRowsAtOnce) multiply_rows<Codec, kind, kRowsAtOnce>(panel, block, r);
+  for (; r + 2 <= panel.row_count; r += 2) multiply_rows<Codec, kind, 2>(panel, block, r);
+  if (r < panel.row_count) multiply_rows<Codec, kind, 1>(panel, block, r);
 }
 
 template <typename Codec, int kind>
