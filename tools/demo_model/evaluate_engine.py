@@ -1,7 +1,8 @@
 """Task accuracy and perplexity of a model folder as flash_moe itself runs it, on held-out data.
 
 The cases are those of `evaluate.py`, in its order, so that the first N of both can be compared.
-Works in rounds and stops after --seconds, because a CPU is slow; the counts are in the result.
+Works in rounds and stops after --seconds, because a CPU is slow; the counts are in the result, and
+a further call with the same --out goes on from it.
 
 Usage: python evaluate_engine.py --out results.json [--model DIR] [--seconds 900] [--windows 4]
 """
@@ -44,6 +45,12 @@ class Kind:
     right: int = 0
     valid: int = 0
     failures: list[str] = field(default_factory=list)
+
+    def resume(self, before: dict[str, Any] | None) -> None:
+        """Goes on from an earlier result."""
+        if before is not None:
+            self.done, self.right, self.valid = before["count"], before["right"], before["valid"]
+            self.failures = before["failures"]
 
     def result(self) -> dict[str, Any]:
         """Counts so far."""
@@ -109,6 +116,10 @@ def main() -> None:
     }
     end = time.monotonic() + args.seconds
     result: dict[str, Any] = {"model": args.model.name}
+    if args.out.exists():
+        result = json.loads(args.out.read_text())
+        for name, kind in kinds.items():
+            kind.resume(result.get(name))
     options = {"threads": args.threads, "activations": args.activations}
     with flash_moe.Engine(args.model, **options) as engine:
         while time.monotonic() < end and any(k.done < len(k.cases) for k in kinds.values()):
