@@ -14,6 +14,7 @@ from .cli_generate import add_generate, add_score, run_generate, run_score
 from .cli_info import add_info, add_plan, run_info, run_plan
 from .cli_options import Parser, Run
 from .cli_pack import add_pack, run_pack
+from .cli_synth import add_synth, run_synth
 from .cli_tools import add_cache_sim, add_pull, run_cache_sim, run_pull
 from .errors import CancelledError, Error, InternalError
 from .terminal import emit, say
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[str, Add, Run]] = {
     "info": ("what a model folder holds; what the machine is", add_info, run_info),
     "plan": ("memory and speed to expect, before anything is loaded", add_plan, run_plan),
     "pack": ("write a folder as a pack: faster layout, smaller bits", add_pack, run_pack),
+    "synth": ("write a model of a real size with random weights", add_synth, run_synth),
     "pull": ("download a model from the hub", add_pull, run_pull),
     "score": ("log-probabilities and perplexity of a text", add_score, run_score),
     "cache-sim": ("hit rates of cache policies on recorded routes", add_cache_sim, run_cache_sim),
