@@ -6,7 +6,6 @@ with flash_moe.Engine("models/Qwen3.5-35B-A3B-4bit", memory="12GB") as engine:
     print(engine.generate("Once upon a time", max_tokens=100))
 """
 
-from ._core import inspect
 from ._version import __version__
 from .completion import Completion, GenerationStats, Piece, Score, ToolCall
 from .conversation import Conversation
@@ -22,7 +21,7 @@ from .errors import (
 )
 from .folder import demo_model
 from .options import GenerateOptions
-from .plan import plan_memory
+from .plan import inspect, plan_memory
 from .sampling import SamplingParams, TokenLogprob
 from .session import Session, Stream
 from .tokenizer import Tokenizer

@@ -310,7 +310,7 @@ def _follow(stream: Stream, shown: Shown | None) -> None:
 
 def _read_line(interactive: bool) -> str | None:
     """Returns the next message, None at the end of input; a backslash at the end goes on."""
-    lines = []
+    lines: list[str] = []
     while True:
         if interactive:
             try:

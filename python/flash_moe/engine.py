@@ -274,8 +274,11 @@ class Engine:
 
     # --- Generation -------------------------------------------------------------------------
 
+    # A str is a sequence of str, too; the first overload is the one that is meant.
     @overload
-    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Completion: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, **options: Unpack[GenerateOptions]
+    ) -> Completion: ...
 
     @overload
     def generate(
@@ -360,9 +363,8 @@ class Engine:
         """Like `chat`, in pieces of kind "thinking", "text" and "tool_call" as they come."""
         options.setdefault("max_tokens", self.defaults.max_tokens)
         request = resolve(options, self.defaults)
-        ids = self.chat_prompt(
-            messages, tools, enable_thinking=enable_thinking, **dict(template_variables or {})
-        )
+        variables: dict[str, Any] = dict(template_variables or {})
+        ids = self.chat_prompt(messages, tools, enable_thinking=enable_thinking, **variables)
         session = self.session()
         parser = self.reply_parser(ids, tools)
         return session.answer(request, ids, parser).on_close(session.close)
@@ -476,11 +478,18 @@ class Engine:
 
     @contextmanager
     def trace(self, path: str | os.PathLike[str]) -> Iterator[None]:
-        """Writes a Perfetto trace of the block to a file."""
+        """Writes a Perfetto trace of the block to a file.
+
+        Raises:
+            IoError: after the block, when the file cannot be written.
+        """
         with self._recording(self.core.trace):
             yield
             trace = self.core.take_trace_json()
-        Path(path).write_text(trace, encoding="utf-8")
+        try:
+            Path(path).write_text(trace, encoding="utf-8")
+        except OSError as error:
+            raise IoError(f"{os.fspath(path)}: cannot be written: {error.strerror}") from error
 
     @contextmanager
     def routes(self) -> Iterator[list[list[int]]]:

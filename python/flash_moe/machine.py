@@ -41,7 +41,8 @@ def cores() -> int:
 
 
 def _cpu() -> tuple[str, list[str]]:
-    name, flags = platform.processor() or platform.machine(), []
+    name = platform.processor() or platform.machine()
+    flags: list[str] = []
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -56,6 +56,19 @@ def plan_memory(
     return _core.plan_memory(str(folder), options, context_tokens)
 
 
+def inspect(path: str | os.PathLike[str] | None = None) -> ModelInfo:
+    """Returns what a model folder holds, without loading the model.
+
+    Args:
+        path: a model folder or hub id; None is the bundled model.
+
+    Raises:
+        ConfigError: when there is no such folder.
+        FormatError: when a file is not what it should be.
+    """
+    return _core.inspect(str(demo_model() if path is None else resolve_model(path)))
+
+
 # The share of a token's experts that the token before it used as well, in models of this family
 # (docs/DESIGN.md).
 OVERLAP_HIGH = 0.43

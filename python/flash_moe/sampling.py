@@ -133,7 +133,8 @@ def _nucleus_length(weights: npt.NDArray[np.floating], total: float, top_p: floa
     sums = np.cumsum(weights, dtype=np.float64)
     if sums[-1] < top_p * total:
         return 0
-    return min(int(np.searchsorted(sums, top_p * total)) + 1, weights.shape[0])
+    length = int(np.searchsorted(sums, top_p * total)) + 1
+    return min(length, len(weights))
 
 
 class Sampler:

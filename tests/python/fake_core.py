@@ -63,7 +63,10 @@ class FakeSession:
 
 
 class FakeEngine:
-    """Answers follow `script` where one is set: the wanted token gets the highest logit."""
+    """Answers follow `script` where one is set: the wanted token gets the highest logit.
+
+    Tokens of `never` get the lowest one.
+    """
 
     def __init__(self, vocab: int, context: int = 1 << 16) -> None:
         self.vocab = vocab
@@ -72,6 +75,7 @@ class FakeEngine:
         self.batches: list[int] = []
         self.script: list[int] | None = None
         self.script_start = 0
+        self.never: list[int] = []
         self.fail_at: int | None = None
         self.feeds = 0
         self.error: BaseException = errors.IoError("read failed")
@@ -79,6 +83,7 @@ class FakeEngine:
 
     def logits_of(self, tokens: list[int]) -> np.ndarray:
         logits = fake_logits(tokens, self.vocab)
+        logits[self.never] = -100.0
         if self.script is not None:
             place = len(tokens) - self.script_start
             if 0 <= place < len(self.script):

@@ -19,7 +19,7 @@ PROMPT = "Hello world, the user is in on at"
 
 @pytest.fixture(scope="module", params=["hf_bf16", "mlx_4bit_g64", "hf_moe", "hf_next"])
 def engine(request, checkpoint):
-    with flash_moe.Engine(checkpoint(request.param), threads=2) as engine:
+    with flash_moe.Engine(checkpoint(request.param), threads=1) as engine:
         yield engine
 
 
@@ -51,6 +51,70 @@ def test_a_batch_gives_each_prompt_its_own_answer(engine):
     together = engine.generate(prompts, **options)
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
     assert [c.logprobs for c in together] == [c.logprobs for c in alone]
+
+
+def test_a_seed_decides_the_text(engine, checkpoint):
+    options = {"max_tokens": 12, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "ignore_eos": True}
+    first = engine.generate(PROMPT, seed=5, **options)
+    assert engine.generate(PROMPT, seed=5, **options).token_ids == first.token_ids
+    assert first.seed == 5
+    others = {tuple(engine.generate(PROMPT, seed=seed, **options).token_ids) for seed in range(5)}
+    assert len(others) == 5
+    drawn = engine.generate(PROMPT, **options)
+    again = engine.generate(PROMPT, seed=drawn.seed, **options)
+    assert again.token_ids == drawn.token_ids
+    with flash_moe.Engine(engine.path, threads=1) as other:
+        assert other.generate(PROMPT, seed=5, **options).text == first.text
+
+
+def test_logprobs_are_those_of_the_logits(engine):
+    out = greedy(engine, 5, logprobs=4)
+    rows = engine.logits(engine.encode(PROMPT) + out.token_ids)[-6:-1, : engine.tokenizer.size]
+    for row, entry in zip(rows.astype(np.float64), out.logprobs, strict=True):
+        logprobs = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        likeliest = np.argsort(-row, kind="stable")[:4].tolist()
+        assert [token for token, _ in entry.top] == likeliest
+        assert entry.token_id == likeliest[0]
+        assert entry.logprob == pytest.approx(logprobs[entry.token_id], abs=1e-5)
+        assert [p for _, p in entry.top] == pytest.approx(logprobs[likeliest], abs=1e-5)
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(engine):
+    whole = greedy(engine, 24)
+    with engine.stream(PROMPT, max_tokens=24, temperature=0, ignore_eos=True) as stream:
+        texts = [piece.text for piece in stream]
+    assert "".join(texts) == whole.text
+    borders = np.cumsum([len(text) for text in texts]).tolist()
+    # The first stretch of three characters that no piece holds whole and that is new in the text.
+    start = next(
+        i
+        for i in range(len(whole.text) - 2)
+        if any(i < border < i + 3 for border in borders)
+        and whole.text.find(whole.text[i : i + 3]) == i
+    )
+    stop = whole.text[start : start + 3]
+    out = greedy(engine, 24, stop=["never said", stop])
+    assert (out.text, out.finish_reason) == (whole.text[:start], "stop")
+    assert out.token_ids == whole.token_ids[: len(out.token_ids)]
+    with engine.stream(PROMPT, max_tokens=24, temperature=0, ignore_eos=True, stop=stop) as stream:
+        assert "".join(piece.text for piece in stream) == whole.text[:start]
+
+
+def test_engines_sessions_and_streams_end_with_their_block(checkpoint):
+    with flash_moe.Engine(checkpoint("hf_bf16"), threads=1) as engine:
+        with engine.session() as session, session.stream(PROMPT, ignore_eos=True) as stream:
+            next(stream)
+            tokens = len(session)
+        assert next(stream, None) is None
+        assert stream.completion.finish_reason == "cancelled"
+        assert tokens > len(engine.encode(PROMPT))
+        with pytest.raises(errors.ConfigError, match="session is closed"):
+            session.feed("a")
+        with pytest.raises(ZeroDivisionError), engine.stream("Hello") as stream:
+            raise ZeroDivisionError
+        assert list(stream) == []
+    with pytest.raises(errors.ConfigError, match="engine is closed"):
+        engine.generate("a")
 
 
 def test_sessions_fork_and_are_saved_exactly(engine, tmp_path):
@@ -89,7 +153,7 @@ def test_a_session_of_another_model_is_refused(engine, checkpoint, tmp_path):
     session.feed("Hello")
     session.save(tmp_path / "s")
     with (
-        flash_moe.Engine(checkpoint("hf_odd_heads")) as other,
+        flash_moe.Engine(checkpoint("hf_odd_heads"), threads=1) as other,
         pytest.raises(errors.FormatError, match="another model"),
     ):
         other.load_session(tmp_path / "s")
@@ -143,29 +207,19 @@ def test_fewer_experts_are_told_to_be_lossy(checkpoint):
         assert greedy(engine, 2).stats.lossy == ""
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"cache_slots": 12},
-        {"cache_slots": 32},
-        {"cache": "os"},
-        {"cache": "slots", "io": "threads", "queue_depth": 1},
-        {"threads": 1},
-        {"prefill_chunk": 1},
-        {"prefill_chunk": 3},
-        {"prefetch": True},
-        {"policy": "lru"},
-    ],
-    ids=str,
-)
-def test_speed_settings_never_change_a_bit(checkpoint, options):
+def test_settings_reach_the_core_and_never_change_a_bit(checkpoint):
     folder = checkpoint("hf_bf16")
-    with flash_moe.Engine(folder) as engine:
+    with flash_moe.Engine(folder, threads=1) as engine:
         want = engine.logits(PROMPT)
         tokens = greedy(engine).token_ids
+    options = {"cache": "slots", "cache_slots": 12, "io": "threads", "queue_depth": 1}
+    options |= {"policy": "lru", "prefill_chunk": 3, "prefetch": True, "threads": 2}
     with flash_moe.Engine(folder, **options) as engine:
         assert (engine.logits(PROMPT) == want).all()
         assert greedy(engine).token_ids == tokens
+        stats, plan = engine.stats(), engine.memory_plan()
+    assert (stats.cache_mode, stats.io_engine, stats.policy) == ("slots", "threads", "lru")
+    assert (stats.slots, plan.slots, plan.prefill_chunk) == (12, 12, 3)
 
 
 def test_memory_can_be_changed_while_it_runs(checkpoint):
@@ -195,6 +249,41 @@ def test_a_prompt_can_be_cancelled_and_the_session_is_as_before(checkpoint):
     with flash_moe.Engine(checkpoint("hf_long")) as engine:
         want = engine.generate("Hello", max_tokens=3, temperature=0, ignore_eos=True, logprobs=1)
     assert again.logprobs == want.logprobs
+
+
+def test_ctrl_c_stops_a_prompt_within_a_step(checkpoint):
+    with (
+        flash_moe.Engine(checkpoint("hf_long"), prefill_chunk=1, threads=1) as engine,
+        engine.session() as session,
+    ):
+        session.feed("Hello")
+        before = session.tokens
+        seen = []
+
+        def progress(done, total):
+            seen.append(done)
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return False
+
+        with pytest.raises(KeyboardInterrupt):
+            session.feed("a b " * 1000, progress=progress)
+        assert len(seen) == 1
+        assert session.tokens == before
+        assert session.generate(max_tokens=2, temperature=0, ignore_eos=True).token_ids
+
+        watcher = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+        stream = session.stream("more", max_tokens=None, temperature=0, ignore_eos=True)
+        next(stream)
+
+        def interrupted():
+            watcher.start()
+            stream.finish()
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        watcher.join()
+        assert session.generate(max_tokens=2, temperature=0, ignore_eos=True).token_ids
 
 
 def test_an_engine_lives_as_long_as_its_sessions(checkpoint):
@@ -256,33 +345,3 @@ def test_a_reader_that_leaves_is_no_traceback(checkpoint):
     assert process.wait(timeout=120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_info_and_plan_work_from_the_headers(checkpoint, as_json):
-    folder = checkpoint("mlx_mixed")
-    for arguments in (("info",), ("plan", "--memory", "1GB"), ("plan", "--no-measure")):
-        flags = ["--json"] if as_json else []
-        process = command(*arguments, "--model", folder, *flags)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        if as_json:
-            content = json.loads(out)
-            assert content.get("model", content.get("plan"))
-        else:
-            assert b"experts" in out
-
-
-def test_recorded_routes_can_be_simulated(checkpoint, tmp_path):
-    path = tmp_path / "routes.npz"
-    run = ("generate", PROMPT, "--model", checkpoint("hf_bf16"), "--max-tokens", 20, "--ignore-eos")
-    process = command(*run, "--record-routes", path, "--seed", 1)
-    assert process.wait(timeout=120) == 0
-    process.communicate()
-    process = command("cache-sim", path, "--slots", "8,16,32", "--json")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    rates = json.loads(out)["hit_rates"]
-    assert all(list(rate) == sorted(rate) for name, rate in rates.items() if name == "belady")
-    for name, rate in rates.items():
-        assert all(r <= best + 1e-9 for r, best in zip(rate, rates["belady"], strict=True)), name

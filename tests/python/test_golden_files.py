@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from checkpoints import CASES, as_float32, make, model_hash
+from checkpoints import CASES, as_float32, model_hash
 from checkpoints.mlx_format import Quantisation, dequantise, pack, quantise, unpack
 from checkpoints.mlx_layout import MlxLayout
 from checkpoints.number_formats import (
@@ -35,24 +35,11 @@ GOLDEN_BYTES_MAX = 6_000_000
 ORACLE_AGREEMENT = 3e-5
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Makes each checkpoint once."""
-    made = {}
-
-    def of(name):
-        if name not in made:
-            made[name] = make(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return of
-
-
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
-def test_generator_still_makes_the_model_that_the_golden_saw(path, folders):
+def test_generator_still_makes_the_model_that_the_golden_saw(path, checkpoint):
     name = path.name.split(".")[0]
     golden = load(path)
-    assert model_hash(folders(name)) == golden.metadata["model_sha256"], (
+    assert model_hash(checkpoint(name)) == golden.metadata["model_sha256"], (
         f"{name}: the generator changed; remake tests/golden/{path.name} (tests/golden/README.md)"
     )
     assert golden.metadata["seed"] == CASES[name].seed
@@ -101,8 +88,8 @@ def test_goldens_are_small():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_checkpoint_is_small_and_its_files_are_sound(name, folders):
-    folder = folders(name)
+def test_checkpoint_is_small_and_its_files_are_sound(name, checkpoint):
+    folder = checkpoint(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) < CHECKPOINT_BYTES_MAX
     tensors = read_folder(folder)
     assert tensors
@@ -174,8 +161,8 @@ def test_number_formats_round_to_nearest_even():
 
 
 @pytest.mark.parametrize("name", ["mlx_mixed", "mlx_moe", "hf_fp8"])
-def test_float32_twin_has_the_shapes_of_a_huggingface_folder(name, folders, tmp_path):
-    twin = read_folder(as_float32.convert(folders(name), tmp_path))
+def test_float32_twin_has_the_shapes_of_a_huggingface_folder(name, checkpoint, tmp_path):
+    twin = read_folder(as_float32.convert(checkpoint(name), tmp_path))
     assert {stored.dtype for stored in twin.values()} == {"F32"}
     assert all(np.isfinite(stored.data).all() for stored in twin.values())
     assert not any(re.search(r"scales|biases|switch_mlp|_scale_inv", key) for key in twin)
@@ -194,13 +181,13 @@ def test_recorded_conversations_and_texts_are_there():
     assert len(corpus["entries"]) >= 50
 
 
-def test_tokenizer_files_are_those_that_the_goldens_saw(folders):
+def test_tokenizer_files_are_those_that_the_goldens_saw(checkpoint):
     corpus = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     chat = json.loads((FOLDER / "chat_template.json").read_text(encoding="utf-8"))
     for key, name in corpus["folders"].items():
-        data = (folders(name) / "tokenizer.json").read_bytes()
+        data = (checkpoint(name) / "tokenizer.json").read_bytes()
         assert hashlib.sha256(data).hexdigest() == corpus["sha256"][key], (
             f"{name}: run make_tokenizer.py"
         )
-    template = (folders(chat["folder"]) / "chat_template.jinja").read_bytes()
+    template = (checkpoint(chat["folder"]) / "chat_template.jinja").read_bytes()
     assert hashlib.sha256(template).hexdigest() == chat["sha256"], "run make_chat_template.py"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import make
 from golden_file import load, relative_difference
 
 import flash_moe
@@ -13,19 +12,6 @@ from flash_moe import _core
 GOLDENS = sorted((Path(__file__).resolve().parents[1] / "golden").glob("*.*.npz"))
 # Of the logits' range. The oracles differ from each other by up to 6e-5 absolute.
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory):
-    """Makes each case once for both of its oracles."""
-    made: dict[str, Path] = {}
-
-    def folder(case: str) -> Path:
-        if case not in made:
-            made[case] = make(case, tmp_path_factory.mktemp("model") / case)
-        return made[case]
-
-    return folder
 
 
 def open_exact(folder: Path, **settings: object) -> _core.Engine:
@@ -38,18 +24,18 @@ def open_exact(folder: Path, **settings: object) -> _core.Engine:
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.name.removesuffix(".npz"))
-def test_prefill_equals_the_oracle(path: Path, folder_of) -> None:
+def test_prefill_equals_the_oracle(path: Path, checkpoint) -> None:
     golden = load(path)
-    engine = open_exact(folder_of(path.name.split(".")[0]))
+    engine = open_exact(checkpoint(path.name.split(".")[0]))
     logits = engine.new_session().feed(golden.tokens.tolist(), all=True)[golden.rows]
     assert relative_difference(logits, golden.logits) <= TOLERANCE
     assert (logits.argmax(axis=1) == golden.logits.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.name.removesuffix(".npz"))
-def test_greedy_continuation_equals_the_oracle(path: Path, folder_of) -> None:
+def test_greedy_continuation_equals_the_oracle(path: Path, checkpoint) -> None:
     golden = load(path)
-    session = open_exact(folder_of(path.name.split(".")[0])).new_session()
+    session = open_exact(checkpoint(path.name.split(".")[0])).new_session()
     logits = session.feed(golden.tokens.tolist())
     told = []
     for _ in golden.greedy:
@@ -60,14 +46,14 @@ def test_greedy_continuation_equals_the_oracle(path: Path, folder_of) -> None:
 
 @pytest.mark.parametrize("isa", _core.cpu_isas())
 @pytest.mark.parametrize("case", ["hf_bf16", "mlx_4bit_g64", "hf_next"])
-def test_every_instruction_set_equals_the_oracle(case: str, isa: str, folder_of) -> None:
+def test_every_instruction_set_equals_the_oracle(case: str, isa: str, checkpoint) -> None:
     golden = load(next(path for path in GOLDENS if path.name.startswith(f"{case}.")))
-    if isa not in exact_isas(folder_of(case)):
+    if isa not in exact_isas(checkpoint(case)):
         # A table that exists for the fast precision only has no float32 kernels to compare.
         with pytest.raises(flash_moe.ConfigError, match="this machine has"):
-            open_exact(folder_of(case), isa=isa)
+            open_exact(checkpoint(case), isa=isa)
         return
-    engine = open_exact(folder_of(case), isa=isa)
+    engine = open_exact(checkpoint(case), isa=isa)
     logits = engine.new_session().feed(golden.tokens.tolist(), all=True)[golden.rows]
     assert relative_difference(logits, golden.logits) <= TOLERANCE
 
@@ -81,11 +67,11 @@ def exact_isas(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("case", ["mlx_4bit_g64", "mlx_8bit_g64", "mlx_2bit_g32"])
-def test_fast_activations_stay_within_their_stated_divergence(case: str, folder_of) -> None:
+def test_fast_activations_stay_within_their_stated_divergence(case: str, checkpoint) -> None:
     golden = load(next(path for path in GOLDENS if path.name.startswith(f"{case}.")))
     tokens = golden.tokens.tolist()
-    exact = open_exact(folder_of(case)).new_session().feed(tokens, all=True)
-    fast = open_exact(folder_of(case), activations="auto", kv_dtype="float32")
+    exact = open_exact(checkpoint(case)).new_session().feed(tokens, all=True)
+    fast = open_exact(checkpoint(case), activations="auto", kv_dtype="float32")
     logits = fast.new_session().feed(tokens, all=True)
     p, q = (log_softmax(rows.astype(np.float64)) for rows in (exact, logits))
     divergence = (np.exp(p) * (p - q)).sum(axis=1)

@@ -1,5 +1,7 @@
 """Sampling against plain definitions in float64, on vocabularies with many blocks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from flash_moe import errors
 from flash_moe.sampling import Sampler, SamplingParams, log_normaliser, top_ids
 
 VOCAB = 5000
-DRAWS = 3000
+DRAWS = 1000
 
 
 def logits_of(seed, scale=3.0, vocab=VOCAB):
@@ -81,19 +83,20 @@ def test_draws_follow_the_definition(case):
     logits = logits_of(5)
     want = expected(logits, **case)
     sampler = Sampler(SamplingParams(seed=1, **case), VOCAB)
+    # Evenly spaced instead of random: every token gets its share of the draws, give or take one.
+    places = iter((np.arange(DRAWS) + 0.5) / DRAWS)
+    sampler._random = SimpleNamespace(random=lambda: float(next(places)))
     drawn = np.bincount([sampler.choose(logits) for _ in range(DRAWS)], minlength=VOCAB)
     assert (drawn[want == 0] == 0).all(), "a token that should be cut off was drawn"
-    # Five standard deviations of a binomial; the seed is fixed, so this holds or it does not.
-    slack = 5 * np.sqrt(DRAWS * want * (1 - want)) + 1
-    assert (np.abs(drawn - DRAWS * want) <= slack).all()
+    assert np.abs(drawn - DRAWS * want).max() <= 1.01
 
 
 def test_a_flat_distribution_has_its_whole_nucleus():
     logits = np.zeros(VOCAB, dtype=np.float32)
     sampler = Sampler(SamplingParams(seed=3, top_p=0.5), VOCAB)
-    drawn = {sampler.choose(logits) for _ in range(4000)}
+    drawn = {sampler.choose(logits) for _ in range(600)}
     assert max(drawn) < VOCAB // 2
-    assert len(drawn) > 1500
+    assert len(drawn) > 400
 
 
 def test_the_same_seed_gives_the_same_tokens():
