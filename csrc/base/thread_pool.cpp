@@ -12,6 +12,7 @@ namespace {
 
 // Long enough to bridge the gap between two loops of a layer, short enough not to heat a laptop.
 constexpr auto kSpin = std::chrono::microseconds(60);
+constexpr int kSpinsForStragglers = 2000;  // a tenth of a millisecond
 constexpr uint64_t kItemsMask = 0xffffffffu;
 
 inline void pause_cpu() {
@@ -61,13 +62,13 @@ void ThreadPool::run_block(uint32_t count, ItemFn fn, const void* context) {
   while (take_and_run()) {
   }
   // A worker holds an item that is nearly done; if the system took its core away, give ours up too.
-  for (int spins = 0; done_.load(std::memory_order_acquire) != count; ++spins) {
-    if (spins < 20000) {
-      pause_cpu();
-    } else {
-      std::this_thread::yield();
-    }
+  for (int spins = 0; spins < kSpinsForStragglers; ++spins) {
+    if (done_.load(std::memory_order_acquire) == count) return;
+    pause_cpu();
   }
+  caller_waits_.store(true);
+  for (uint32_t done = done_.load(); done != count; done = done_.load()) done_.wait(done);
+  caller_waits_.store(false, std::memory_order_relaxed);
 }
 
 bool ThreadPool::take_and_run() {
@@ -78,7 +79,8 @@ bool ThreadPool::take_and_run() {
                                            std::memory_order_acquire));
   const Job& job = job_;
   job.fn(job.context, job.count - static_cast<int64_t>(tickets & kItemsMask));
-  done_.fetch_add(1, std::memory_order_acq_rel);
+  done_.fetch_add(1);
+  if (caller_waits_.load()) done_.notify_one();
   return true;
 }
 

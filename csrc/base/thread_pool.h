@@ -47,6 +47,7 @@ class ThreadPool {
   uint64_t generation_ = 0;
   alignas(64) std::atomic<uint64_t> tickets_{0};
   alignas(64) std::atomic<uint32_t> done_{0};
+  std::atomic<bool> caller_waits_{false};  // asleep until done_ changes
   alignas(64) std::atomic<uint32_t> wake_{0};
   std::atomic<uint32_t> sleepers_{0};
   std::atomic<bool> stop_{false};

@@ -4,6 +4,7 @@
 
 #include "base/cgroup.h"
 #include "flash_moe/error.h"
+#include "io/drive_probe.h"
 
 namespace flash_moe {
 namespace engine {
@@ -11,6 +12,8 @@ namespace {
 
 // Of what the machine can spare, what an engine without a bound takes.
 constexpr double kAutoShare = 0.8;
+// What the rest of the process grows by while it generates: code touched for the first time, Python's own objects.
+constexpr uint64_t kProcessGrowthBytes = uint64_t{4} << 20;
 
 kernels::Precision precision_of(const EngineOptions& options) {
   if (options.activations == "float32") return kernels::Precision::float32;
@@ -95,7 +98,7 @@ BudgetInputs budget_inputs(const model::ModelFiles& files, const EngineOptions& 
     if (value < 0) throw ConfigError(std::string(name) + "=" + std::to_string(value) + ": wanted 0 (automatic) or more");
   }
   BudgetInputs inputs;
-  inputs.process_bytes = process_bytes;
+  inputs.process_bytes = process_bytes + kProcessGrowthBytes;
   inputs.resident_bytes = files.summary().resident_bytes;
   inputs.slot_bytes = files.summary().slot_bytes;
   const ModelShape& shape = files.shape();
@@ -111,9 +114,32 @@ BudgetInputs budget_inputs(const model::ModelFiles& files, const EngineOptions& 
   inputs.memory_bytes = options.memory_bytes;
   if (inputs.memory_bytes == 0)
     inputs.memory_bytes =
-        process_bytes + static_cast<uint64_t>(kAutoShare * static_cast<double>(read_memory_state().available_bytes()));
+        inputs.process_bytes + static_cast<uint64_t>(kAutoShare * static_cast<double>(read_memory_state().available_bytes()));
   return inputs;
 }
+
+namespace {
+
+// Whether reads past the page cache are much slower than through it, as on some encrypted or stacked file systems:
+// a tenth of a second's reading, worth it for models that take longer than that to read.
+bool direct_reads_lose(const model::ModelFiles& files) {
+  constexpr uint64_t kBytesMin = uint64_t{1} << 30;
+  constexpr double kTimesFaster = 1.5;  // buffered; below it the slots' exact bound decides
+  if (files.summary().experts_bytes < kBytesMin) return false;
+  const auto& all = files.experts()->files();
+  const auto& largest = **std::max_element(
+      all.begin(), all.end(), [](const auto& a, const auto& b) { return a->size_bytes() < b->size_bytes(); });
+  io::DriveProbeOptions probe{.record_bytes = files.summary().slot_bytes, .bytes_max = uint64_t{64} << 20,
+                              .seconds_max = 0.05};
+  if (largest.size_bytes() < 4 * probe.bytes_max) return false;
+  constexpr int kDepth[] = {8};
+  const double direct = io::probe_drive(largest, kDepth, probe).front().bytes_per_second();
+  probe.direct = false;
+  probe.seed = 2;
+  return io::probe_drive(largest, kDepth, probe).front().bytes_per_second() > kTimesFaster * direct;
+}
+
+}  // namespace
 
 bool use_os_cache(const EngineOptions& options, const model::ModelFiles& files, const MemoryPlan& plan) {
   if (options.cache == "os") return true;
@@ -124,7 +150,8 @@ bool use_os_cache(const EngineOptions& options, const model::ModelFiles& files, 
     if (!file->direct_supported()) return true;
   const uint64_t available = read_memory_state().available_bytes();
   const uint64_t used = plan.memory_bytes > plan.process_bytes ? plan.memory_bytes - plan.process_bytes : 0;
-  return available > used && available - used > files.summary().experts_bytes;
+  if (available > used && available - used > files.summary().experts_bytes) return true;
+  return direct_reads_lose(files);
 }
 
 }  // namespace engine
