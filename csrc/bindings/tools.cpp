@@ -41,6 +41,29 @@ void bind_tools(nb::module_& m) {
       },
       "rows"_a, "policy"_a, "capacities"_a,
       "Hit rates of a policy (\"belady\" is the optimum) over rows of layer and expert ids.");
+  m.def(
+      "measure_memory",
+      [](int threads, double seconds) {
+        double rate = 0;
+        run_released([&] { rate = measure_memory_bandwidth(threads, seconds); });
+        return rate;
+      },
+      "threads"_a, "seconds"_a = 0.3, "Bytes a second that memory gives to so many reading threads.");
+  m.def(
+      "measure_drive",
+      [](const std::string& path, const std::vector<int>& depths, uint64_t record_bytes, bool direct,
+         const std::string& io, double seconds_max) {
+        DriveOptions options;
+        options.io = io;
+        options.record_bytes = record_bytes;
+        options.seconds_max = seconds_max;
+        options.direct = direct;
+        std::vector<double> rates;
+        run_released([&] { rates = measure_drive_bandwidth(path, depths, options); });
+        return rates;
+      },
+      "path"_a, "depths"_a, "record_bytes"_a, "direct"_a = true, "io"_a = "auto", "seconds_max"_a = 1.0,
+      "Bytes a second of reading records at random places of a file, by number of reads in flight.");
   m.def("policy_names", &policy_names, "Eviction policies by name.");
   m.def("backends", &backends, "Backends by name: empty when usable here, else the reason why not.");
   m.def("cpu_isas", &cpu_isas, "Names of the CPU kernels that this machine can run, slowest first.");

@@ -1,7 +1,10 @@
 #include "flash_moe/tools.h"
 
 #include "backend/create.h"
+#include "base/memory_probe.h"
 #include "flash_moe/error.h"
+#include "io/drive_probe.h"
+#include "io/file.h"
 #include "model/pack_model.h"
 #include "store/policy.h"
 #include "store/simulator.h"
@@ -34,6 +37,24 @@ std::vector<std::string> cpu_isas() {
   for (auto table = kernels::available_kernels(kernels::Precision::fast); *table; ++table)
     names.emplace_back((*table)->name);
   return names;
+}
+
+double measure_memory_bandwidth(int threads, double seconds) {
+  return probe_memory({.threads = threads, .seconds = seconds});
+}
+
+std::vector<double> measure_drive_bandwidth(const std::string& path, std::span<const int> depths,
+                                            const DriveOptions& options) {
+  const io::File file(path);
+  io::DriveProbeOptions probe;
+  probe.engine = options.io;
+  probe.record_bytes = options.record_bytes;
+  probe.bytes_max = options.bytes_max;
+  probe.seconds_max = options.seconds_max;
+  probe.direct = options.direct;
+  std::vector<double> rates;
+  for (const io::DriveSpeed& speed : io::probe_drive(file, depths, probe)) rates.push_back(speed.bytes_per_second());
+  return rates;
 }
 
 PackReport pack_model(const std::string& source, const std::string& target, const PackOptions& options,

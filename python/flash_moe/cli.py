@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ._version import __version__
+from .cli_bench import add_bench, run_bench
 from .cli_chat import add_chat, run_chat
 from .cli_generate import add_generate, add_score, run_generate, run_score
 from .cli_info import add_info, add_plan, run_info, run_plan
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, Add, Run]] = {
     "info": ("what a model folder holds; what the machine is", add_info, run_info),
     "plan": ("memory and speed to expect, before anything is loaded", add_plan, run_plan),
     "pack": ("write a folder as a pack: faster layout, smaller bits", add_pack, run_pack),
+    "bench": ("speed here, as shares of the machine's bounds", add_bench, run_bench),
     "synth": ("write a model of a real size with random weights", add_synth, run_synth),
     "pull": ("download a model from the hub", add_pull, run_pull),
     "score": ("log-probabilities and perplexity of a text", add_score, run_score),

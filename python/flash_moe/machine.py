@@ -141,7 +141,7 @@ def measure_drive(path: Path, *, seconds: float = 1.0) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
-        direct = _reads_direct(path)
+        direct = reads_direct(path)
         piece = min(PROBE_READ_BYTES, max(_ALIGNMENT, size // _ALIGNMENT * _ALIGNMENT))
         places = max(1, size // piece)
         rng = random.Random(1)
@@ -175,7 +175,7 @@ def _open(path: Path, *, direct: bool) -> io.FileIO:
     return io.FileIO(path, opener=lambda name, flags: os.open(name, flags | extra))
 
 
-def _reads_direct(path: Path) -> bool:
+def reads_direct(path: Path) -> bool:
     """True when the system and the file system have reads past the page cache."""
     if not hasattr(os, "O_DIRECT"):
         return False

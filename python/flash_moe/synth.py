@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import CancelledError, ConfigError, IoError
 from .folder import demo_model
 from .geometry import Geometry, Json, geometry_of, load_config, with_layers
@@ -242,7 +244,7 @@ class _Writer:
         return False
 
     def _put(self, descriptor: int, chunk: Chunk) -> None:
-        view = memoryview(chunk).cast("B")
+        view = memoryview(chunk.tobytes() if isinstance(chunk, np.ndarray) else chunk)
         while len(view):
             written = os.write(descriptor, view)
             view = view[written:]

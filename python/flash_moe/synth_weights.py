@@ -25,7 +25,6 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,7 @@ CODE_POOL_BYTES, CODE_CHUNK_BYTES = 32 << 20, 4 << 20
 SCALE_POOL_COUNT, SCALE_CHUNK_COUNT = 1 << 20, 1 << 17
 
 Bf16 = npt.NDArray[np.uint16]
-Chunk = bytes | memoryview | npt.NDArray[Any]
+Chunk = bytes | memoryview | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,22 @@ FLASH_MOE_API std::map<std::string, std::string> backends();
 // Names of the cpu kernels that this machine can run, slowest first.
 FLASH_MOE_API std::vector<std::string> cpu_isas();
 
+// Bytes a second that this machine's memory gives to `threads` reading threads; about `seconds` of reading. ConfigError for
+// less than one thread.
+FLASH_MOE_API double measure_memory_bandwidth(int threads, double seconds = 0.3);
+
+struct DriveOptions {
+  std::string io = "auto";               // as EngineOptions
+  uint64_t record_bytes = uint64_t{7} << 20;
+  uint64_t bytes_max = uint64_t{512} << 20;  // read for each depth at most
+  double seconds_max = 1.0;                  // for each depth, and not much longer
+  bool direct = true;                        // past the page cache; else through it, from cold
+};
+// Bytes a second of reading records at random places of a file with depths[i] reads in flight. IoError; ConfigError if the
+// file is shorter than a record.
+FLASH_MOE_API std::vector<double> measure_drive_bandwidth(const std::string& path, std::span<const int> depths,
+                                                          const DriveOptions& options);
+
 struct PackOptions {
   int bits = 0;        // of the routed experts: 2, 3, 4, 5, 6 or 8; 0 copies everything as it is
   int group_size = 0;  // 0: 64
