@@ -149,37 +149,20 @@ def config_of(config: Json, geometry: Geometry, bits: int, group: int) -> Json:
     return {**config, "quantization": settings, "quantization_config": settings}
 
 
-def _shift(content: object, by: int, first: int) -> object:
-    """Returns JSON data with every id from `first` on moved."""
-    if isinstance(content, dict):
-        return {
-            str(int(key) + by) if key.isdigit() and int(key) >= first else key: (
-                value + by
-                if key in ("id", "eos_token_id", "pad_token_id") and isinstance(value, int)
-                else _shift(value, by, first)
-            )
-            for key, value in content.items()
-        }
-    if isinstance(content, list):
-        return [item + by if isinstance(item, int) else _shift(item, by, first) for item in content]
-    return content
-
-
-def write_tokenizer(folder: Path, vocab: int) -> list[int]:
-    """Writes the bundled model's tokenizer, filled up to `vocab` ids, and its chat template.
+def tokenizer_files(vocab: int) -> tuple[dict[str, Json], list[int]]:
+    """Returns the bundled model's tokenizer, filled up to `vocab` ids.
 
     Its words keep their ids, filler stands behind them, control tokens stand at the end.
 
     Returns:
-        The ids that end an answer.
+        JSON files by name; and the ids that end an answer.
 
     Raises:
         ConfigError: when the vocabulary is smaller than the bundled model's.
     """
-    demo = demo_model()
 
     def read(name: str) -> Json:
-        content: Json = json.loads((demo / name).read_text(encoding="utf-8"))
+        content: Json = json.loads((demo_model() / name).read_text(encoding="utf-8"))
         return content
 
     tokenizer = read("tokenizer.json")
@@ -190,20 +173,21 @@ def write_tokenizer(folder: Path, vocab: int) -> list[int]:
         raise ConfigError(f"config: vocab_size: wanted at least {size}, got {vocab}")
     first, by = min(control), vocab - size
     words.update({f"\u0120w{number}": number for number in range(first, first + by)})
-    tokenizer["added_tokens"] = _shift(tokenizer["added_tokens"], by, first)
-    generation: Json = {"do_sample": True, "temperature": 1.0}
     ends = read("generation_config.json")["eos_token_id"]
     eos = [token + by for token in (ends if isinstance(ends, list) else [ends])]
-    generation["eos_token_id"] = eos
+    settings = read("tokenizer_config.json")
+    settings["added_tokens_decoder"] = {
+        str(int(token) + by): entry for token, entry in settings["added_tokens_decoder"].items()
+    }
+    tokenizer["added_tokens"] = [
+        {**token, "id": token["id"] + by} for token in tokenizer["added_tokens"]
+    ]
     files = {
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": _shift(read("tokenizer_config.json"), by, first),
-        "generation_config.json": generation,
+        "tokenizer_config.json": settings,
+        "generation_config.json": {"do_sample": True, "temperature": 1.0, "eos_token_id": eos},
     }
-    for name, content in files.items():
-        _write_json(folder / name, content)
-    shutil.copyfile(demo / "chat_template.jinja", folder / "chat_template.jinja")
-    return eos
+    return files, eos
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -333,6 +317,7 @@ def synthesise(
     geometry = geometry_of(content)
     _check(bits, group, routing, geometry)
     folder = Path(out).expanduser()
+    texts, eos = tokenizer_files(geometry.vocab)
     weights = Weights(geometry, routing, bits, group)
     tensors = [tensor for module in weights.modules() for tensor in tensors_of(module)]
     shards = shards_of(tensors, shard_bytes)
@@ -348,7 +333,10 @@ def synthesise(
     try:
         _check_space(folder, total)
         _prepare(folder, recipe)
-        eos = write_tokenizer(folder, geometry.vocab)
+        for name, text in texts.items():
+            _write_json(folder / name, text)
+        template = "chat_template.jinja"
+        shutil.copyfile(demo_model() / template, folder / template)
         writer = _Writer(folder, Pools(routing.seed), total, progress)
         names = [
             f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
@@ -357,8 +345,7 @@ def synthesise(
         files = {t.name: name for name, part in zip(names, shards, strict=True) for t in part}
         index = {"metadata": {"total_size": sum(t.size for t in tensors)}, "weight_map": files}
         _write_json(folder / "model.safetensors.index.json", index)
-        text = content.get("text_config", content)
-        text["eos_token_id"] = content["eos_token_id"] = eos[0]
+        content.get("text_config", content)["eos_token_id"] = eos[0]
         _write_json(folder / "config.json", config_of(content, geometry, bits, group))
     except OSError as error:
         raise IoError(f"{folder}: cannot be written: {error.strerror or error}") from error

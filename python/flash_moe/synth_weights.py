@@ -42,8 +42,8 @@ VALUE_STD = 0.1  # small, where SiLU is nearly linear: a mean would be a skew th
 ROUTER_STD, LOGIT_STD = 1.5, 1.5
 Z_GATE = 1.278  # silu(Z_GATE) = 1
 ROUTER_BITS, ROUTER_GROUP = 8, 64  # of today's MLX conversions
-CODE_POOL_BYTES, CODE_CHUNK_BYTES = 32 << 20, 4 << 20
-SCALE_POOL_COUNT, SCALE_CHUNK_COUNT = 1 << 20, 1 << 17
+CODE_POOL_BYTES, CODE_CHUNK_BYTES = 8 << 20, 1 << 20
+SCALE_POOL_COUNT, SCALE_CHUNK_COUNT = 1 << 17, 1 << 15
 
 Bf16 = npt.NDArray[np.uint16]
 Chunk = bytes | memoryview | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ class Pools:
     """Random codes and scales. Deterministic by seed."""
 
     def __init__(self, seed: int) -> None:
-        """Draws the pools (about 50 MB)."""
+        """Draws the pools (about 10 MB)."""
         self._seed = seed
         random = np.random.default_rng(seed)
         self._codes = memoryview(random.bytes(CODE_POOL_BYTES))
@@ -136,7 +136,7 @@ class Pools:
         """Yields scales (or their biases) of a matrix without special channels."""
         key = (step, bits)
         if key not in self._scaled:
-            if len(self._scaled) > 64:  # 4 MB each; layers of one model ask for few different ones
+            if len(self._scaled) > 64:  # half a MB each; a model asks for few different ones
                 self._scaled.clear()
             self._scaled[key] = _encode(self._jitter * np.float32(step), bits)
         pool = self._scaled[key][1 if biases else 0]
