@@ -26,7 +26,7 @@ from . import _core, machine
 from ._version import __version__
 from .cli_report import timing
 from .engine import Engine
-from .errors import ConfigError, FormatError, IoError
+from .errors import CancelledError, ConfigError, FormatError, IoError
 from .folder import Json
 from .sizes import format_bytes
 
@@ -279,13 +279,19 @@ class Bench:
         self._options, self._say = dict(options), say
         self._touched = touched_bytes_per_token(folder, info)
         self._results: dict[tuple[Setting, str, int], Result] = {}
+        self.finished = False
 
     def run(self, settings: Sequence[Setting], rates: Machine) -> list[Result]:
-        """Returns the results, by setting, prefill first. Repeats go round the settings."""
-        for repeat in range(self._plan.repeats):
-            for setting in settings:
-                self._say(f"run {repeat + 1} of {self._plan.repeats}: {setting}")
-                self._once(setting, rates)
+        """Returns the results, by setting, prefill first. Repeats go round the settings.
+
+        Ctrl-C ends it early, with what has been measured.
+        """
+        with contextlib.suppress(KeyboardInterrupt, CancelledError):
+            for repeat in range(self._plan.repeats):
+                for setting in settings:
+                    self._say(f"run {repeat + 1} of {self._plan.repeats}: {setting}")
+                    self._once(setting, rates)
+            self.finished = True
         return list(self._results.values())
 
     def _once(self, setting: Setting, rates: Machine) -> None:

@@ -22,7 +22,7 @@ from .bench import (
 from .bench_plot import check_plot, plot
 from .cli_options import add_common, add_engine
 from .cli_report import timing_table
-from .errors import ConfigError
+from .errors import CancelledError, ConfigError
 from .folder import demo_model, resolve_model
 from .plan import inspect, plan_memory
 from .sizes import format_bytes, parse_bytes
@@ -161,6 +161,9 @@ def run_bench(args: argparse.Namespace) -> int:
     if not args.json:
         emit(machine_lines(rates))
     results = bench.run(settings, rates)
+    if not results:
+        raise CancelledError("bench: stopped before anything was measured")
+    done = 0 if bench.finished else 130
     summaries = [result.summary(rates) for result in results]
     if args.results:
         rows = rows_of(summaries, folder, rates, args.threads, args.note)
@@ -170,12 +173,12 @@ def run_bench(args: argparse.Namespace) -> int:
         plot(Path(args.plot), plot_title(folder, rates), decoding)
     if args.json:
         emit_json({"model": str(folder), "machine": _machine_json(rates), "results": summaries})
-        return 0
+        return done
     emit(result_table(summaries))
     if args.timing:
         for one in decoding or summaries:
             say(f"\n{Setting(**one['setting'])}\n{timing_table(one['timing'])}")
-    return 0
+    return done
 
 
 def _machine_json(rates: Machine) -> dict[str, Any]:

@@ -157,6 +157,28 @@ def test_a_warm_run_in_memory_misses_nothing(capsys, given_rates, model):
     assert " 0 B " in decode
 
 
+def test_an_interrupted_run_reports_what_it_has(capsys, given_rates, model, monkeypatch):
+    once, calls = bench.Bench._once, []
+
+    def stop_at_the_second(self, setting, rates):
+        calls.append(setting)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        once(self, setting, rates)
+
+    monkeypatch.setattr(bench.Bench, "_once", stop_at_the_second)
+    arguments = ["--prompt-tokens", "4", "--max-tokens", "2", "--memory", "400MB", "--json"]
+    assert main(["bench", "--model", model, *arguments]) == 130
+    (prefill, decode) = json.loads(capsys.readouterr().out)["results"]
+    assert (prefill["runs"], decode["runs"]) == (1, 1)
+    monkeypatch.setattr(bench.Bench, "_once", lambda *_: stop_now())
+    assert main(["bench", "--model", model, *arguments]) == 130
+
+
+def stop_now():
+    raise KeyboardInterrupt
+
+
 def test_the_machine_is_measured_at_the_experts_size(model):
     info = inspect(model)
     rates = bench.measure_machine(bench.Path(model), info, seconds=0.02)
