@@ -1,4 +1,4 @@
-"""Other projects link the installed wheel: a C++ program, and a Python extension beside flash_moe."""
+"""Other projects link the installed wheel: a C++ program, and an extension beside flash_moe."""
 
 import subprocess
 import sys
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 
 def build(project: str, folder: Path, *defines: str) -> Path:
     run(
-        tool("cmake"), "-S", LINK / project, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+        tool("cmake"), "-S", LINK / project, "-B", folder, "-G", "Ninja",
+        "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_UNITY_BUILD=ON",
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-Dflash_moe_DIR={CMAKE_DIR}", *defines,
     )  # fmt: skip
     run(tool("cmake"), "--build", folder)
@@ -38,14 +39,18 @@ def test_a_program_generates_the_tokens_that_python_does(tmp_path: Path):
 
 def test_a_program_catches_the_library_s_errors(tmp_path: Path):
     program = build("cpp", tmp_path) / "greedy"
-    done = subprocess.run([program, tmp_path / "none", "1", "1"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, tmp_path / "none", "1", "1"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr
 
 
 def test_an_extension_links_the_library_that_flash_moe_uses(tmp_path: Path):
     nanobind = run(sys.executable, "-m", "nanobind", "--cmake_dir").strip()
-    folder = build("nanobind", tmp_path, f"-Dnanobind_DIR={nanobind}", f"-DPython_EXECUTABLE={sys.executable}")
+    folder = build(
+        "nanobind", tmp_path, f"-Dnanobind_DIR={nanobind}", f"-DPython_EXECUTABLE={sys.executable}"
+    )
     script = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
         "import flash_moe, vocabulary\n"

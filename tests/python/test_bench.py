@@ -179,7 +179,8 @@ def stop_now():
     raise KeyboardInterrupt
 
 
-def test_the_machine_is_measured_at_the_experts_size(model):
+def test_the_machine_is_measured_at_the_experts_size(model, monkeypatch):
+    monkeypatch.setattr(bench, "DEPTHS", (1, 2))
     info = inspect(model)
     rates = bench.measure_machine(bench.Path(model), info, seconds=0.02)
     assert rates.record_bytes == info.expert_bytes

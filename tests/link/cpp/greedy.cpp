@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
   if (argc < 4) return std::fputs("usage: greedy MODEL COUNT ID...\n", stderr), 2;
   try {
     flash_moe::EngineOptions options;
-    options.threads = 1;
+    options.thread_count = 1;
     const auto engine = flash_moe::Engine::open(argv[1], options);
     const auto session = engine->new_session();
     std::vector<int32_t> ids;
