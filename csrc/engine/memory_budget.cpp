@@ -20,7 +20,12 @@ constexpr int64_t kContextFirst = 1024;
 
 std::string human(uint64_t bytes) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.2f GB", static_cast<double>(bytes) / 1e9);
+  const auto count = static_cast<double>(bytes);
+  if (bytes < 999'500'000) {
+    std::snprintf(text, sizeof text, "%.3g MB", count / 1e6);
+  } else {
+    std::snprintf(text, sizeof text, "%.2f GB", count / 1e9);
+  }
   return text;
 }
 

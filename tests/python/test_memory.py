@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import flash_moe
+
 ROOT = Path(__file__).resolve().parents[2]
 BF16 = ROOT / "tests" / "data" / "demo_bf16"
 
@@ -65,14 +67,10 @@ def test_the_process_stays_within_three_percent_of_the_bound(master: Path):
     assert len(texts) == 1
 
 
-def test_a_bound_below_the_least_says_the_least(master: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(master), "30MB"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    least = re.search(r"(\d+(?:\.\d+)?) ?MB", done.stderr.splitlines()[-1])
-    assert "ConfigError" in done.stderr, done.stderr
-    assert least, done.stderr
+def test_a_bound_below_the_least_says_the_least_and_that_works(master: Path):
+    with pytest.raises(flash_moe.ConfigError, match="too small") as caught:
+        flash_moe.Engine(master, memory="30MB")
+    least = re.search(r"least that works is (\S+) (\wB)", str(caught.value))
+    assert least, caught.value
+    with flash_moe.Engine(master, memory="".join(least.groups())) as engine:
+        assert engine.generate("Once", max_tokens=2, temperature=0).token_ids
