@@ -1,5 +1,6 @@
 """Tiny checkpoints, and engines over the fake core."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ sys.path.insert(0, str(TESTS / "python"))
 sys.path.insert(0, str(TESTS / "golden"))
 
 from checkpoints import make  # noqa: E402
+
+# Tests started in the background inherit an ignored SIGINT, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
