@@ -72,12 +72,12 @@ void EngineImpl::load(const Progress& progress) {
 }
 
 void EngineImpl::build_store() {
+  os_cache_ = use_os_cache(options_, *files_, plan_);  // before faults: what it measures with is no read of an expert
   const auto& files = files_->experts()->files();
   if (options_.fail_read != 0) {
     const auto faults = std::make_shared<io::FailNthRead>(options_.fail_read);
     for (const auto& file : files) file->set_faults(faults);
   }
-  os_cache_ = use_os_cache(options_, *files_, plan_);
   if (os_cache_ && options_.cache_slots == 0) {
     budget_.slots_wanted = kOsCacheSlotsPerExpertOfToken * info_.experts_per_token;
     plan_ = divide_memory(budget_);

@@ -20,7 +20,7 @@ from .bench import (
     rows_of,
 )
 from .bench_plot import check_plot, plot
-from .cli_options import add_common, add_engine
+from .cli_options import ENGINE_OPTIONS, add_common, add_engine
 from .cli_report import timing_table
 from .errors import CancelledError, ConfigError
 from .folder import demo_model, resolve_model
@@ -28,18 +28,9 @@ from .plan import inspect, plan_memory
 from .sizes import format_bytes, parse_bytes
 from .terminal import emit, emit_json, say, table
 
-_OPTIONS = (
-    "backend",
-    "threads",
-    "experts_per_token",
-    "activations",
-    "kv_dtype",
-    "policy",
-    "io",
-    "queue_depth",
-    "cache_slots",
-    "prefill_chunk",
-    "prefetch",
+# Those that every setting shares; a Setting has its own, and a bench lets no read fail.
+_OPTIONS = tuple(
+    name for name in ENGINE_OPTIONS if name not in ("memory", "isa", "cache", "fail_read")
 )
 
 

@@ -90,7 +90,7 @@ def add_sampling(parser: argparse.ArgumentParser, max_tokens: str) -> None:
     )
 
 
-_ENGINE = [
+ENGINE_OPTIONS = [
     "memory",
     "backend",
     "threads",
@@ -124,7 +124,7 @@ _SAMPLING = [
 def open_engine(args: argparse.Namespace) -> Engine:
     """Loads the model that the arguments name, with a progress line."""
     progress = ProgressLine("loading", unit_bytes=True)
-    options: dict[str, Any] = {name: getattr(args, name) for name in _ENGINE}
+    options: dict[str, Any] = {name: getattr(args, name) for name in ENGINE_OPTIONS}
     try:
         return Engine(args.model, progress=progress, **options)
     finally:
