@@ -251,11 +251,11 @@ class Rewriter(TokenList):
         if preceding not in (";", "{", "}"):
             return False
         j = i
-        while self.text(j) not in (";", "=", "("):
+        while self.text(j) not in (";", "=", "(", "["):
             if self.text(j) in ("*", "&"):
                 return False
             j = self.after(j)
-        return self.text(j) == ";"
+        return self.text(j) in (";", "[")
 
     def threadgroup_variable(self, i: int) -> None:
         token = self.tokens[i]

@@ -1,0 +1,85 @@
+"""Random weight matrices in every stored format, their values in float64, and bounds of rounding errors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from rig.gpu import bf16, from_bf16
+
+EPS = 2.0**-24  # half a unit in the last place of 1.0f: the relative error of one rounding
+KINDS = {"f32": 0, "f16": 1, "bf16": 2, "affine": 3}
+AFFINE = [(bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
+LANES = 32
+
+
+def weight_format(kind: str, bits: int = 0, group: int = 0, scale_kind: str = "f32") -> np.uint32:
+    """As weight_format in metal/args.h."""
+    return np.uint32(KINDS[kind] | bits << 4 | KINDS[scale_kind] << 8 | group << 12)
+
+
+@dataclass
+class Matrix:
+    format: np.uint32
+    data: np.ndarray  # bytes
+    scales: np.ndarray
+    biases: np.ndarray
+    values: np.ndarray  # float64 [rows, cols]: what the stored bits mean
+    magnitude: np.ndarray  # |q scale| + |bias|, or |value|: what its rounding errors scale with
+
+    def buffers(self, prefix: str = "") -> dict[str, np.ndarray]:
+        return {
+            f"{prefix}data": self.data,
+            f"{prefix}scales": self.scales,
+            f"{prefix}biases": self.biases,
+        }
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(np.float64) @ self.values.T
+
+    def product_bound(self, x: np.ndarray) -> np.ndarray:
+        """Of |kernel - product|: every element is rounded four times (scale x, bias x, fma, sum), a lane
+        adds cols / 32 of them (a unit may be 32 long), and five additions join the lanes."""
+        cols = self.values.shape[1]
+        chain = -(-cols // LANES) + 32 + 5 + 4
+        return chain * EPS * (np.abs(x).astype(np.float64) @ self.magnitude.T)
+
+
+def store(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Stored elements, and the float64 values that they then have."""
+    if kind == "f32":
+        stored = values.astype(np.float32)
+        return stored, stored.astype(np.float64)
+    if kind == "f16":
+        stored = values.astype(np.float16)
+        return stored, stored.astype(np.float64)
+    stored = bf16(values)
+    return stored, from_bf16(stored).astype(np.float64)
+
+
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """MLX's packing: a little-endian bit stream a row."""
+    rows = codes.shape[0]
+    stream = np.unpackbits(codes.astype(np.uint8)[..., None], axis=2, bitorder="little")
+    return np.packbits(stream[:, :, :bits].reshape(rows, -1), axis=1, bitorder="little")
+
+
+def affine(rng, rows: int, cols: int, bits: int, group: int, scale_kind: str = "bf16") -> Matrix:
+    codes = rng.integers(0, 1 << bits, (rows, cols))
+    spread = 0.1 / (1 << bits)
+    scales, s = store(rng.normal(size=(rows, cols // group)) * spread, scale_kind)
+    biases, b = store(rng.normal(size=(rows, cols // group)) * 0.1, scale_kind)
+    s, b = np.repeat(s, group, axis=1), np.repeat(b, group, axis=1)
+    values = codes * s + b
+    form = weight_format("affine", bits, group, scale_kind)
+    return Matrix(form, pack_codes(codes, bits), scales, biases, values, np.abs(codes * s) + np.abs(b))
+
+
+def plain(rng, rows: int, cols: int, kind: str) -> Matrix:
+    data, values = store(rng.normal(size=(rows, cols)) * 0.1, kind)
+    return Matrix(weight_format(kind), data, data, data, values, np.abs(values))
+
+
+def random_matrix(rng, rows: int, cols: int, form) -> Matrix:
+    """`form`: an element kind, or (bits, group) or (bits, group, scale kind)."""
+    if isinstance(form, str):
+        return plain(rng, rows, cols, form)
+    return affine(rng, rows, cols, *form)
