@@ -91,8 +91,9 @@ class Attention:
         size = np.einsum("rhd,phd->rhp", np.abs(q), np.abs(k)) * self.scale
         after = np.arange(length)[None] > position + np.arange(rows)[:, None]
         self.scores = np.where(after[:, None], -np.inf, scores)
-        # Every weight is exp of a score with this error, and is scaled again whenever the maximum moves.
-        self.relative = EPS * (head_dim / 32 + 8) * size.max() + EPS * (length / 8 + EXP_ULPS + 24)
+        # Every weight is exp of a score with this error, and is scaled again whenever the maximum moves. A score is
+        # a chain of head_dim / 32 sums and a tree, or (prefill) of head_dim sums.
+        self.relative = EPS * (head_dim + 2) * size.max() + EPS * (length + EXP_ULPS + 24)
         self.v = v
         weights = np.exp(self.scores - self.scores.max(axis=2, keepdims=True))
         weights /= weights.sum(axis=2, keepdims=True)
@@ -267,7 +268,7 @@ def cases() -> list[Case]:
         rope_case(rng, 2, 2, 256, 64, 1, 2, True, True),
     ]
     for attention in attention_shapes(rng):
-        out += [attention.decode(), attention.merge()]
+        out += [attention.decode(), attention.merge(), attention.prefill()]
     out += [conv_silu(rng, c, taps, rows) for c, taps, rows in ((1, 2, 1), (70, 4, 1), (130, 4, 9), (64, 16, 3))]
     out += [delta_qk_norm(rng, 2, 4, 32, 24, 2), delta_qk_norm(rng, 1, 2, 100, 8, 3)]
     for shape in ((1, 1, 16, 5, 1), (2, 4, 128, 128, 1), (1, 3, 100, 17, 6), (2, 2, 256, 32, 3)):

@@ -24,23 +24,24 @@ def padded(y: np.ndarray, stride: int) -> np.ndarray:
     return full
 
 
-def matvec(rng, form, rows: int, cols: int, row_count: int, add: bool = False) -> Case:
+def matvec(rng, form, rows: int, cols: int, row_count: int, add: bool = False, tiles: bool = False) -> Case:
     m = random_matrix(rng, rows, cols, form)
     x = f32(rng, row_count, cols)
     stride = rows + 3
     before = unwritten(row_count, stride)
     if add:
         before[:, :rows] = f32(rng, row_count, rows)
-    want, bound = m.product(x), m.product_bound(x)
+    want, bound = m.product(x), m.tile_bound(x) if tiles else m.product_bound(x)
+    name, out_rows, x_rows, threads = ("matmul", 32, 32, 128) if tiles else ("matvec", 8, 4, 64)
     if add:
         want = want + before[:, :rows]
         bound = bound + EPS * np.abs(want)
     return Case(
-        f"matvec-{form}-{rows}x{cols}-rows{row_count}{'-add' if add else ''}",
-        "matvec",
-        "matvec",
-        (ceil_div(rows, 8), ceil_div(row_count, 4)),
-        (64,),
+        f"{name}-{form}-{rows}x{cols}-rows{row_count}{'-add' if add else ''}",
+        name,
+        name,
+        (ceil_div(rows, out_rows), ceil_div(row_count, x_rows)),
+        (threads,),
         {**m.buffers(), "x": x, "y": before, "args": args(rows, cols, row_count, cols, stride, int(add))},
         {"y": (padded(want, stride), padded(bound, stride))},
         {0: m.format},
@@ -107,6 +108,7 @@ def split_items(counts: list[int], item_rows: int) -> np.ndarray:
 
 def expert_cases(rng, form, counts: list[int], hidden: int, inner: int, tiles: bool = False) -> list[Case]:
     """gate_up and down of len(counts) experts, the i-th chosen by counts[i] assignments."""
+    error_of = Matrix.tile_bound if tiles else Matrix.product_bound
     per_row, total = 3, sum(counts)
     row_count = ceil_div(total, per_row)
     chosen = rng.permutation(row_count * per_row)[:total].astype(np.int32)
@@ -128,9 +130,9 @@ def expert_cases(rng, form, counts: list[int], hidden: int, inner: int, tiles: b
         row = x[a // per_row][None]
         g, u = gates[e].product(row), ups[e].product(row)
         want[i] = (silu(g) * u)[0]
-        bound[i] = gated_bound(g, u, gates[e].product_bound(row), ups[e].product_bound(row))[0]
+        bound[i] = gated_bound(g, u, error_of(gates[e], row), error_of(ups[e], row))[0]
         outputs[a] = downs[e].product(inner_rows[i][None])[0]
-        outputs_bound[a] = downs[e].product_bound(inner_rows[i][None])[0]
+        outputs_bound[a] = error_of(downs[e], inner_rows[i][None])[0]
     tile, threads, suffix, image = (32, 128, "_tiles", "matmul") if tiles else (8, 64, "", "experts")
     items = split_items(counts, 32 if tiles else 4)
     common = {
@@ -191,4 +193,18 @@ def cases() -> list[Case]:
         out += expert_cases(rng, form, [1, 1, 1, 1], 128, 64)
     out += expert_cases(rng, (4, 32), [1, 9, 4, 2], 96, 160)
     out += expert_cases(rng, (6, 64, "f32"), [3], 64, 192)
+    return out + tile_cases(rng)
+
+
+def tile_cases(rng) -> list[Case]:
+    out = []
+    for i, (bits, group) in enumerate(AFFINE):
+        form = (bits, group, ("f16", "f32", "bf16")[i % 3])
+        out.append(matvec(rng, form, 37, GROUP_COLS[group], 5, tiles=True))
+    out.append(matvec(rng, (4, 64), 32, 64, 33, add=True, tiles=True))
+    out += [matvec(rng, kind, 33, 45, 2, tiles=True) for kind in PLAIN]
+    out.append(matvec(rng, "f32", 1, 1, 1, tiles=True))
+    out += expert_cases(rng, (4, 32), [1, 40, 3], 96, 64, tiles=True)
+    out += expert_cases(rng, (3, 64, "f16"), [5], 64, 128, tiles=True)
+    out += expert_cases(rng, "bf16", [2, 1], 40, 70, tiles=True)
     return out

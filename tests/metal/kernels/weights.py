@@ -43,6 +43,12 @@ class Matrix:
         return chain * EPS * (np.abs(x).astype(np.float64) @ self.magnitude.T)
 
 
+    def tile_bound(self, x: np.ndarray) -> np.ndarray:
+        """As product_bound where a weight is rounded once and a sum is one chain over the columns."""
+        size = np.abs(x).astype(np.float64) @ np.abs(self.values).T
+        return (self.values.shape[1] + 2) * EPS * size
+
+
 def store(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Stored elements, and the float64 values that they then have."""
     if kind == "f32":

@@ -49,10 +49,9 @@ def machine_flags() -> list[str]:
     return ["-mavx2", "-mfma", "-mf16c"] if platform.machine() == "x86_64" else []
 
 
-def call(*command: object) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=TIMEOUT_S
-    )
+def call(*command: object, cwd: Path | None = None) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=cwd)
     if done.returncode:
         raise SourceError((done.stderr or done.stdout)[-6000:])
     return done.stdout

@@ -72,9 +72,7 @@ void on_fault(int signal_number, siginfo_t* info, void*) {
 class FaultHandler {
  public:
   FaultHandler() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(RIG_SANITIZED)
-    return;
-#else
+    if (rig::under_thread_sanitizer() || rig::under_address_sanitizer()) return;
     static char memory[64 << 10];
     stack_t stack{};
     stack.ss_sp = memory;
@@ -86,7 +84,6 @@ class FaultHandler {
     sigaction(SIGSEGV, &action, &old_segv);
     sigaction(SIGBUS, &action, &old_bus);
     installed_ = true;
-#endif
   }
   ~FaultHandler() {
     if (!installed_) return;

@@ -13,6 +13,7 @@ void* __tsan_get_current_fiber() __attribute__((weak));
 void __tsan_switch_to_fiber(void*, unsigned) __attribute__((weak));
 void __tsan_acquire(void*) __attribute__((weak));
 void __tsan_release(void*) __attribute__((weak));
+void __asan_init() __attribute__((weak));
 void __sanitizer_start_switch_fiber(void**, const void*, size_t) __attribute__((weak));
 void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) __attribute__((weak));
 
@@ -127,6 +128,7 @@ void fiber_entered(Fiber& fiber) {
 }
 
 bool under_thread_sanitizer() { return __tsan_create_fiber != nullptr; }
+bool under_address_sanitizer() { return __asan_init != nullptr; }
 
 void sanitizer_acquire(void* tag) {
   if (__tsan_acquire) __tsan_acquire(tag);

@@ -44,6 +44,7 @@ class Fiber {
 void fiber_entered(Fiber& fiber);
 
 bool under_thread_sanitizer();
+bool under_address_sanitizer();
 // Memory order between fibers, for ThreadSanitizer's eyes only.
 void sanitizer_acquire(void* tag);
 void sanitizer_release(void* tag);
