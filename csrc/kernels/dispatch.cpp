@@ -42,6 +42,7 @@ void add_available(TableList& list, Precision precision) {
   } else {
     if (cpu.avx2) list.add(kAvx2Float32, kAvx2Integer);
     if (cpu.avx512vnni) list.add(kAvx512Float32, kAvx512VnniInteger);
+    if (cpu.amx_int8) list.add(kAvx512Float32, kAmxInteger);
   }
 #elif defined(__aarch64__)
   if (precision == Precision::float32) {

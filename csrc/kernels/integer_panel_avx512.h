@@ -171,20 +171,16 @@ inline void fill_from_stream(Panel& panel, const uint8_t* const* rows, int64_t b
   }
 }
 
-// Loads block `block` of 64 inputs: its codes, and the scales where sixteen new units begin.
-template <typename Codec, int kind>
-inline void fill_panel(Panel& panel, int64_t block) {
+// Calls fn(rows, inputs) with the sixteen rows of codes and how many of block `block`'s 64 inputs exist, after loading
+// the scales where sixteen new units begin.
+template <int kind, typename Fn>
+inline void fill_block(Panel& panel, int64_t block, Fn fn) {
   constexpr int64_t kUnits = 4 >> kind;
   if (kUnits * block % 16 == 0) panel.set_scales(kUnits * block);
   const uint8_t* rows[16];
   for (int o = 0; o < 16; ++o) rows[o] = row_data(*panel.matrix, panel.out + (o < panel.outs ? o : panel.outs - 1));
   const int64_t left = panel.matrix->cols - 64 * block;
-  const int64_t inputs = left < 64 ? left : 64;
-  if constexpr (Codec::kPairs) {
-    fill_from_nibbles<Codec, kind>(panel, rows, block, inputs);
-  } else {
-    fill_from_stream<Codec>(panel, rows, block, inputs);
-  }
+  fn(rows, left < 64 ? left : int64_t{64});
 }
 
 // Calls fn.template operator()<kind>() for the matrix's units: 16, 32 or 64 inputs for kind 0, 1 or 2.

@@ -163,6 +163,17 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
 }
 
 template <typename Codec, int kind>
+inline void fill_panel(Panel& panel, int64_t block) {
+  fill_block<kind>(panel, block, [&](const uint8_t* const* rows, int64_t inputs) {
+    if constexpr (Codec::kPairs) {
+      fill_from_nibbles<Codec, kind>(panel, rows, block, inputs);
+    } else {
+      fill_from_stream<Codec>(panel, rows, block, inputs);
+    }
+  });
+}
+
+template <typename Codec, int kind>
 inline void multiply_block(Panel& panel, int64_t block) {
   constexpr int kRowsAtOnce = 8;
   int64_t r = 0;

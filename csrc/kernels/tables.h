@@ -15,6 +15,7 @@ struct IntegerKernels {
 
 extern const IntegerKernels kAvx2Integer;
 extern const IntegerKernels kAvx512VnniInteger;
+extern const IntegerKernels kAmxInteger;
 
 extern const Kernels kAvx2Float32;
 extern const Kernels kAvx512Float32;

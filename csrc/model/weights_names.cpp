@@ -192,6 +192,8 @@ int64_t mtp_layer_count(std::string_view rest) {
   return layer + 1;
 }
 
+std::string tensors_are(size_t count) { return count == 1 ? "1 tensor is" : std::to_string(count) + " tensors are"; }
+
 }  // namespace
 
 std::string list_names(std::vector<std::string> names) {
@@ -239,13 +241,13 @@ OtherTensors classify_others(const Checkpoint& checkpoint, const UsedTensors& us
   const std::string where = checkpoint.files().front()->path();
   if (!missing.empty()) {
     throw FormatError(where + (checkpoint.files().size() > 1 ? " and its other shards: " : ": ") +
-                      std::to_string(missing.size()) + " tensors are missing: " + list_names(std::move(missing)) +
-                      (unknown.empty() ? "" : "; not known: " + list_names(std::move(unknown))));
+                      tensors_are(missing.size()) + " missing: " + list_names(missing) +
+                      (unknown.empty() ? "" : "; not known: " + list_names(unknown)));
   }
   if (!unknown.empty()) {
     const std::string first = *std::min_element(unknown.begin(), unknown.end());
-    throw FormatError(checkpoint.place_of(*checkpoint.find(first)) + ": " + std::to_string(unknown.size()) +
-                      " tensors are not known for " + shape.architecture + ": " + list_names(std::move(unknown)));
+    throw FormatError(checkpoint.place_of(*checkpoint.find(first)) + ": " + tensors_are(unknown.size()) + " not known for " +
+                      shape.architecture + ": " + list_names(unknown));
   }
   return others;
 }

@@ -173,7 +173,7 @@ TEST(experts_with_tensors_of_their_own_are_found) {
   CHECK(std::memcmp(matrices.up.data, want.data(), want.size()) == 0);
   test::remove(tensors, "layers.1.mlp.experts.1.up_proj.weight");
   test::write_model(folder, tensors, config_3_5);
-  CHECK_THROWS(ModelFiles::open(folder.path()), FormatError, "1 tensors are missing: model.layers.1.mlp.experts.1.up_proj.weight");
+  CHECK_THROWS(ModelFiles::open(folder.path()), FormatError, "1 tensor is missing: model.layers.1.mlp.experts.1.up_proj.weight");
 }
 
 TEST(qwen3_next_fused_inputs_are_taken_apart_by_head) {
@@ -259,7 +259,7 @@ TEST(tied_heads_are_the_embedding) {
   test::write_model(folder, tensors, tied);
   const Loaded model(folder);
   CHECK(model.loaded.weights.head.data == model.loaded.weights.embedding.data && model.loaded.weights.head.rows == 10);
-  check_open_fails(tensors, "tensors are missing: lm_head.weight");
+  check_open_fails(tensors, "1 tensor is missing: lm_head.weight");
 }
 
 TEST(vision_and_mtp_tensors_are_skipped_with_a_count) {
@@ -281,7 +281,7 @@ TEST(vision_and_mtp_tensors_are_skipped_with_a_count) {
 TEST(missing_and_unknown_tensors_are_named) {
   auto tensors = test::tiny_tensors();
   tensors.push_back(test::pattern("model.layers.0.linear_attn.extra", Dtype::bf16, {1}));
-  check_open_fails(tensors, "1 tensors are not known for qwen3_5_moe_text: model.layers.0.linear_attn.extra");
+  check_open_fails(tensors, "1 tensor is not known for qwen3_5_moe_text: model.layers.0.linear_attn.extra");
   test::remove(tensors, "k_norm.weight");
   test::remove(tensors, "dt_bias");
   check_open_fails(tensors, "2 tensors are missing: model.layers.0.linear_attn.dt_bias, model.layers.1.self_attn.k_norm.weight; not known: "

@@ -1,0 +1,144 @@
+// How fast the products of each kernel table are, beside the memory's bound in the same run.
+//   kernel_speed [seconds per figure, default 0.3] [part of a table's name] [threads, default all]
+// One row reads a matrix larger than the caches (GB/s: bytes of codes, scales and biases); several rows multiply one
+// that fits (GMAC/s). Each figure is the best of its passes: on a shared machine the rest is the neighbours'.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/aligned_memory.h"
+#include "base/memory_probe.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+
+using namespace flash_moe;
+
+namespace {
+
+struct Format {
+  const char* name;
+  MatrixFormat format;
+  int bits;
+  int group;
+  Dtype scale_dtype;
+};
+
+constexpr Format kFormats[] = {
+    {"affine 2 g64", MatrixFormat::affine, 2, 64, Dtype::bf16}, {"affine 3 g64", MatrixFormat::affine, 3, 64, Dtype::bf16},
+    {"affine 4 g64", MatrixFormat::affine, 4, 64, Dtype::bf16}, {"affine 4 g32", MatrixFormat::affine, 4, 32, Dtype::bf16},
+    {"affine 6 g64", MatrixFormat::affine, 6, 64, Dtype::bf16}, {"affine 8 g64", MatrixFormat::affine, 8, 64, Dtype::bf16},
+    {"mxfp4", MatrixFormat::mxfp4, 4, 32, Dtype::u8},           {"nvfp4", MatrixFormat::nvfp4, 4, 16, Dtype::u8},
+    {"fp8 block", MatrixFormat::fp8_block, 8, 0, Dtype::bf16},  {"bf16", MatrixFormat::bf16, 16, 0, Dtype::f32},
+};
+constexpr int64_t kCols = 2048;
+constexpr int64_t kStreamedBytes = 192 << 20;
+constexpr int64_t kSeveralRowsOutputs = 2048;
+constexpr int64_t kOutputsOfItem = 64;
+
+struct StoredBytes {
+  AlignedMemory memory;
+  Matrix matrix;
+
+  StoredBytes(const Format& format, int64_t rows) {
+    matrix.format = format.format;
+    matrix.bits = static_cast<uint8_t>(format.bits);
+    matrix.group = static_cast<uint16_t>(format.group);
+    matrix.scale_dtype = format.scale_dtype;
+    matrix.rows = rows;
+    matrix.cols = kCols;
+    const auto data = static_cast<size_t>(matrix.data_bytes());
+    const auto scales = static_cast<size_t>(matrix.scales_bytes());
+    memory = AlignedMemory(data + 2 * scales, HugePages::if_possible);
+    uint64_t state = 1;
+    for (size_t i = 0; i + 8 <= data; i += 8) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      const uint64_t word = (state >> 8) & 0x3b3b3b3b3b3b3b3bu;  // of floats too: small and finite
+      std::memcpy(memory.data() + i, &word, 8);
+    }
+    std::memset(memory.data() + data, 0x3b, 2 * scales);
+    matrix.data = memory.data();
+    matrix.scales = memory.data() + data;
+    matrix.biases = memory.data() + data + scales;
+  }
+};
+
+struct Rows {
+  AlignedMemory memory;
+  size_t stride;
+
+  Rows(const kernels::Kernels& table, int64_t count) : stride(table.prepared_bytes(kCols)) {
+    memory = AlignedMemory(stride * static_cast<size_t>(count));
+    std::vector<float> x(kCols);
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t i = 0; i < kCols; ++i) x[static_cast<size_t>(i)] = static_cast<float>((i * 37 + r * 11) % 101 - 50) / 50.0f;
+      table.prepare_row(x.data(), kCols, memory.data() + static_cast<size_t>(r) * stride);
+    }
+  }
+};
+
+// Seconds of the fastest pass.
+double best_pass(ThreadPool& pool, const kernels::Kernels& table, const Matrix& matrix, const Rows& x, int64_t row_count,
+                 double seconds) {
+  std::vector<float> y(static_cast<size_t>(row_count * matrix.rows));
+  kernels::MatmulArgs args;
+  args.matrix = matrix;
+  args.x = x.memory.data();
+  args.x_stride = x.stride;
+  args.row_count = row_count;
+  args.y = y.data();
+  args.y_stride = matrix.rows;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point first = Clock::now();
+  double best = 1e9;
+  for (Clock::time_point now = first; std::chrono::duration<double>(now - first).count() < seconds;) {
+    const Clock::time_point begin = now;
+    pool.run((matrix.rows + kOutputsOfItem - 1) / kOutputsOfItem, [&](int64_t item) {
+      kernels::MatmulArgs mine = args;
+      mine.out_begin = item * kOutputsOfItem;
+      mine.out_end = std::min(mine.out_begin + kOutputsOfItem, matrix.rows);
+      table.matmul(mine);
+    });
+    now = Clock::now();
+    best = std::min(best, std::chrono::duration<double>(now - begin).count());
+  }
+  return best;
+}
+
+void measure(const kernels::Kernels& table, int threads, double seconds) {
+  ThreadPool pool(threads);
+  for (const Format& format : kFormats) {
+    const Matrix one_row_of = [&] { Matrix m; m.bits = static_cast<uint8_t>(format.bits); m.cols = kCols; return m; }();
+    const StoredBytes streamed(format, kStreamedBytes / one_row_of.row_bytes() / kOutputsOfItem * kOutputsOfItem);
+    const double bound = probe_memory({.threads = threads, .seconds = seconds});
+    const double pass = best_pass(pool, table, streamed.matrix, Rows(table, 1), 1, seconds);
+    const double bytes_a_second = static_cast<double>(streamed.matrix.total_bytes()) / pass;
+    std::printf("%-11s %-8s %d  %-13s %6.1f GB/s %4.0f %%", table.name,
+                table.precision == kernels::Precision::fast ? "fast" : "float32", threads, format.name, bytes_a_second / 1e9,
+                100 * bytes_a_second / bound);
+    const StoredBytes kept(format, kSeveralRowsOutputs);
+    for (const int64_t rows : {4, 16, 64}) {
+      const double best = best_pass(pool, table, kept.matrix, Rows(table, rows), rows, seconds / 3);
+      std::printf("  %7.1f", static_cast<double>(rows * kSeveralRowsOutputs * kCols) / best / 1e9);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const double seconds = argc > 1 ? std::atof(argv[1]) : 0.3;
+  const char* part = argc > 2 ? argv[2] : "";
+  const int threads = argc > 3 ? std::atoi(argv[3]) : usable_core_count();
+  std::printf("table       rows     threads  format  1 row, share of memory's speed   GMAC/s of 4, 16, 64 rows\n");
+  for (const auto precision : {kernels::Precision::float32, kernels::Precision::fast}) {
+    for (auto table = kernels::available_kernels(precision); *table; ++table) {
+      if (std::strstr((*table)->name, part) != nullptr) measure(**table, threads, seconds);
+    }
+  }
+}
