@@ -10,7 +10,8 @@
 //   a declared buffer that is not bound, a function constant of another size        refused before the run
 //   more than 32 KiB of threadgroup memory, more than 1024 threads                  refused
 // Threadgroup memory starts as NaN; function constants without a value as a pattern that no kernel expects. Denormals are flushed. Under ThreadSanitizer each GPU thread is a fiber of its own
-// that only barriers with mem_flags synchronise, and threadgroups are unordered: races are its reports.
+// that only barriers with mem_flags synchronise, and threadgroups are unordered: races are its reports. (It remembers
+// some 250 threads, so races between threadgroups show in dispatches of few threads only.)
 // Calls from several OS threads are allowed; dispatches of one process run one at a time.
 #pragma once
 #include <stddef.h>

@@ -150,9 +150,9 @@ def test_sanitizers_find_what_was_planted_and_nothing_else(program, planted, run
     for kernel in [*clean, *FINDINGS[sanitizer]]:
         buffers = {"x": X, "y": np.zeros(128, np.float32)}
         known = planted.buffer_indices(kernel)
-        grid = (4,) if kernel == "threadgroups_race" else (1,)
+        grid, threads = ((4,), (32,)) if kernel == "threadgroups_race" else ((1,), (128,))
         work = planted.dispatch(
-            kernel, grid, (128,), **{n: a for n, a in buffers.items() if n in known}
+            kernel, grid, threads, **{n: a for n, a in buffers.items() if n in known}
         )
         work.write(tmp_path / "case")
         finding = sanitized.replay(path, [tmp_path / "case"])

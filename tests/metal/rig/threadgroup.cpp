@@ -141,11 +141,15 @@ void Threadgroup::thread_body() {
   Thread* thread = self->running_;
   fiber_entered(thread->fiber);
   self->entry_(&self->bindings_, &thread->ids);
-  thread->state = State::done;
-  --thread->group->ready_count;
-  --self->alive_count_;
-  sanitizer_release(&self->end_tag_);
-  thread->fiber.leave(true);
+  self->finish_thread(*thread);
+}
+
+void Threadgroup::finish_thread(Thread& thread) {
+  thread.state = State::done;
+  --thread.group->ready_count;
+  --alive_count_;
+  sanitizer_release(&end_tag_);
+  thread.fiber.leave(true);
   std::abort();  // a fiber that left for good is never entered again
 }
 
@@ -283,7 +287,7 @@ void* Threadgroup::variable(const void* key, size_t bytes, size_t alignment) {
   memory_used_ += bytes;
   if (memory_used_ > GPU_THREADGROUP_BYTES_MAX) {
     fail("more than 32768 bytes of threadgroup memory", *running_);
-    running_->fiber.leave(true);  // never entered again: the run has failed
+    finish_thread(*running_);
   }
   variables_.push_back({key, memory});
   return memory;

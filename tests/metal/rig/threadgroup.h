@@ -100,6 +100,7 @@ class Threadgroup {
   };
 
   static void thread_body();
+  [[noreturn]] void finish_thread(Thread& thread);
   void lay_out_memory();
   void prepare(const ThreadgroupPlace& place);
   void fill_ids(Thread& thread, int index, const ThreadgroupPlace& place) const;
