@@ -211,7 +211,9 @@ std::string run_grid(const gpu_dispatch_args& args, gpu_result* result) {
   memcpy(bindings.buffers, args.buffers, sizeof bindings.buffers);
   const gpu_dim groups = place_of(0, args).grid_threadgroups;
   const uint64_t count = uint64_t{groups.x} * groups.y * groups.z;
-  rig::Threadgroup threadgroup(args.kernel->entry, bindings, args.threadgroup_bytes, args.order, args.seed);
+  const gpu_size& full = args.threads_per_threadgroup;
+  rig::Threadgroup threadgroup(args.kernel->entry, bindings, args.threadgroup_bytes, full.x * full.y * full.z,
+                               args.order, args.seed);
   const FlushDenormals flush;
   const FaultHandler handler;
   std::string error;

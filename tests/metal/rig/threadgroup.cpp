@@ -47,8 +47,9 @@ void GuardedMemory::release(char* data, size_t bytes) {
 }
 
 Threadgroup::Threadgroup(gpu_entry entry, const gpu_bindings& bindings, const uint32_t* threadgroup_bytes,
-                         gpu_order order, uint32_t seed)
-    : entry_(entry), bindings_(bindings), threadgroup_bytes_(threadgroup_bytes), order_(order), seed_(seed) {}
+                         uint32_t thread_count, gpu_order order, uint32_t seed)
+    : entry_(entry), bindings_(bindings), threadgroup_bytes_(threadgroup_bytes), order_(order), seed_(seed),
+      threads_(thread_count), groups_((thread_count + GPU_SIMD_WIDTH - 1) / GPU_SIMD_WIDTH) {}
 
 Threadgroup::~Threadgroup() { sanitizer_acquire(&end_tag_); }
 
@@ -98,13 +99,13 @@ void Threadgroup::fill_ids(Thread& thread, int index, const ThreadgroupPlace& pl
   ids.thread_index_in_threadgroup = i;
   ids.thread_index_in_simdgroup = i % GPU_SIMD_WIDTH;
   ids.simdgroup_index_in_threadgroup = i / GPU_SIMD_WIDTH;
-  ids.simdgroups_per_threadgroup = static_cast<unsigned>(groups_.size());
+  ids.simdgroups_per_threadgroup = static_cast<unsigned>(group_count_);
   ids.threads_per_simdgroup = GPU_SIMD_WIDTH;
 }
 
 void Threadgroup::choose_order(const ThreadgroupPlace& place) {
-  group_order_.resize(groups_.size());
-  for (size_t i = 0; i < groups_.size(); ++i) group_order_[i] = static_cast<int>(i);
+  group_order_.resize(group_count_);
+  for (size_t i = 0; i < group_count_; ++i) group_order_[i] = static_cast<int>(i);
   for (int i = 0; i < GPU_SIMD_WIDTH; ++i) lane_order_[i] = i;
   const uint32_t seed = seed_ + place.position.x * 7919 + place.position.y * 104729 + place.position.z;
   arrange(group_order_.data(), group_order_.size(), order_, seed);
@@ -114,11 +115,11 @@ void Threadgroup::choose_order(const ThreadgroupPlace& place) {
 void Threadgroup::prepare(const ThreadgroupPlace& place) {
   const int count = static_cast<int>(place.threads.x * place.threads.y * place.threads.z);
   const int group_count = (count + GPU_SIMD_WIDTH - 1) / GPU_SIMD_WIDTH;
-  threads_.resize(static_cast<size_t>(count));
-  groups_.resize(static_cast<size_t>(group_count));
+  thread_count_ = static_cast<size_t>(count);
+  group_count_ = static_cast<size_t>(group_count);
   lay_out_memory();
   choose_order(place);
-  while (stacks_.size() < threads_.size()) stacks_.push_back(std::make_unique<Stack>());
+  while (stacks_.size() < thread_count_) stacks_.push_back(std::make_unique<Stack>());
   for (int g = 0; g < group_count; ++g) {
     Simdgroup& group = groups_[static_cast<size_t>(g)];
     group.threads = &threads_[static_cast<size_t>(g) * GPU_SIMD_WIDTH];
@@ -197,7 +198,8 @@ bool Threadgroup::complete_simd_operation(Simdgroup& group) {
 // No thread can run. True when they all wait in one barrier, which is then open.
 bool Threadgroup::complete_barrier() {
   const Thread* first = nullptr;
-  for (const Thread& thread : threads_) {
+  for (size_t i = 0; i < thread_count_; ++i) {
+    const Thread& thread = threads_[i];
     if (thread.state != State::in_barrier) continue;
     if (first == nullptr) first = &thread;
     if (thread.line == first->line && thread.file == first->file) continue;
@@ -207,15 +209,15 @@ bool Threadgroup::complete_barrier() {
     return false;
   }
   if (first == nullptr) return false;
-  if (waiting_count_ < static_cast<int>(threads_.size())) {
+  if (waiting_count_ < static_cast<int>(thread_count_)) {
     fail("divergence: the barrier at " + at(first->file, first->line) + " is not reached by all threads", *first);
     return false;
   }
   waiting_count_ = 0;
   ++totals_.barriers;
-  for (Thread& thread : threads_) {
-    thread.state = State::ready;
-    ++thread.group->ready_count;
+  for (size_t i = 0; i < thread_count_; ++i) {
+    threads_[i].state = State::ready;
+    ++threads_[i].group->ready_count;
   }
   return true;
 }
@@ -236,7 +238,7 @@ bool Threadgroup::run(const ThreadgroupPlace& place) {
     if (error_.empty() && alive_count_ > 0 && !complete_barrier() && !progress) fail("deadlock", threads_[0]);
   }
   if (memory_used_ > totals_.threadgroup_bytes) totals_.threadgroup_bytes = static_cast<uint32_t>(memory_used_);
-  for (Thread& thread : threads_) thread.fiber.destroy();
+  for (size_t i = 0; i < thread_count_; ++i) threads_[i].fiber.destroy();
   if (under_thread_sanitizer()) renew_memory();
   current_threadgroup = nullptr;
   return error_.empty();

@@ -52,8 +52,9 @@ struct ThreadgroupPlace {
 
 class Threadgroup {
  public:
-  Threadgroup(gpu_entry entry, const gpu_bindings& bindings, const uint32_t* threadgroup_bytes, gpu_order order,
-              uint32_t seed);
+  // `thread_count`: of a full threadgroup; none that is run has more.
+  Threadgroup(gpu_entry entry, const gpu_bindings& bindings, const uint32_t* threadgroup_bytes, uint32_t thread_count,
+              gpu_order order, uint32_t seed);
   ~Threadgroup();
 
   // False when the kernel broke a rule; error() says which. Nothing may be run afterwards.
@@ -121,8 +122,11 @@ class Threadgroup {
   std::unique_ptr<GuardedMemory> memory_;
   size_t memory_used_ = 0;
   std::vector<Variable> variables_;
+  // Sized once: ThreadSanitizer would take the vectors' own memset for a race with a threadgroup before.
   std::vector<Thread> threads_;
   std::vector<Simdgroup> groups_;
+  size_t thread_count_ = 0;  // of the threadgroup at hand
+  size_t group_count_ = 0;
   std::vector<int> group_order_;
   int lane_order_[GPU_SIMD_WIDTH];
   Thread* running_ = nullptr;
