@@ -111,6 +111,8 @@ class Backend {
   virtual void logits(std::span<const int32_t> rows, float* out) = 0;
   // Ends the step: positions of its sequences move on. After an error in between, roll its sequences back instead.
   virtual void end() = 0;
+  // Memory that the device can keep resident at once, weights, slots and activations together; 0: no bound of its own.
+  virtual uint64_t memory_bytes_max() const { return 0; }
 };
 
 }  // namespace flash_moe::backend

@@ -115,6 +115,8 @@ BudgetInputs budget_inputs(const model::ModelFiles& files, const EngineOptions& 
   if (inputs.memory_bytes == 0)
     inputs.memory_bytes =
         inputs.process_bytes + static_cast<uint64_t>(kAutoShare * static_cast<double>(read_memory_state().available_bytes()));
+  if (const uint64_t limit = backend.memory_bytes_max(); limit != 0)
+    inputs.memory_bytes = std::min(inputs.memory_bytes, inputs.process_bytes + limit);
   return inputs;
 }
 
