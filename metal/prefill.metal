@@ -79,6 +79,30 @@ inline float weigh(threadgroup float* scores, thread RowState& state, uint visib
   return keep;
 }
 
+// The simdgroup's sums of weighted values: eight rows, slices of 32 dimensions.
+struct Totals {
+  metal::simdgroup_float8x8 of[slices_max][block / 8];
+};
+
+// Divides by the rows' sums of weights, applies the gate and writes the rows that exist. scratch: 8 x block_stride.
+inline void write_out(const thread Totals& totals, threadgroup float* scratch, const device float* q,
+                      device float* out, constant AttentionArgs& args, uint head, uint my_row, float sum, uint lane) {
+  const uint slices = (attention_head_dim + block - 1) / block;
+  const ulong gate = ulong(my_row) * args.q_stride + head * args.q_head + attention_head_dim;
+  const ulong to = (ulong(my_row) * args.heads + head) * attention_head_dim;
+  for (uint s = 0; s < slices; ++s) {
+    for (uint j = 0; j < block / 8; ++j) metal::simdgroup_store(totals.of[s][j], scratch + j * 8, block_stride);
+    metal::simdgroup_barrier(metal::mem_flags::mem_threadgroup);
+    for (uint j = 0; j < 8; ++j) {
+      const uint d = s * block + lane % 4 * 8 + j;
+      if (my_row >= args.row_count || d >= attention_head_dim) continue;
+      const float value = scratch[lane / 4 * block_stride + lane % 4 * 8 + j] / sum;
+      out[to + d] = attention_has_gate ? value * sigmoid(q[gate + d]) : value;
+    }
+    metal::simdgroup_barrier(metal::mem_flags::mem_threadgroup);
+  }
+}
+
 // out [row_count, heads * head_dim] = softmax(q k / sqrt(d)) v, times sigmoid(gate).
 kernel void attention_prefill(const device float* q [[buffer(0)]], const device uchar* keys [[buffer(1)]],
                               const device uchar* values [[buffer(2)]], device float* out [[buffer(3)]],
@@ -97,9 +121,9 @@ kernel void attention_prefill(const device float* q [[buffer(0)]], const device 
   const uint length = args.position + metal::min(first_row + prefill_rows, args.row_count);
   threadgroup float* own_scores = scores + simdgroup * own_rows * block_stride;
   threadgroup float* own_left = left + simdgroup * own_rows * block_stride;
-  metal::simdgroup_float8x8 total[slices_max][block / 8];
+  Totals totals;
   for (uint s = 0; s < slices_max; ++s) {
-    for (uint j = 0; j < block / 8; ++j) total[s][j] = metal::make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    for (uint j = 0; j < block / 8; ++j) totals.of[s][j] = metal::make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   RowState state = {-INFINITY, 0.0f};
   for (uint first = 0; first < length; first += block) {
@@ -136,29 +160,17 @@ kernel void attention_prefill(const device float* q [[buffer(0)]], const device 
       fill_cached(right, values, args, kv_head, first, length, s, index);
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       for (uint j = 0; j < block / 8; ++j) {
-        metal::simdgroup_multiply_accumulate(total[s][j], diagonal, total[s][j], zero);
+        metal::simdgroup_multiply_accumulate(totals.of[s][j], diagonal, totals.of[s][j], zero);
         for (uint p = 0; p < block; p += 8) {
           metal::simdgroup_float8x8 weight;
           metal::simdgroup_float8x8 value;
           metal::simdgroup_load(weight, own_scores + p, block_stride);
           metal::simdgroup_load(value, right + p * block_stride + j * 8, block_stride);
-          metal::simdgroup_multiply_accumulate(total[s][j], weight, value, total[s][j]);
+          metal::simdgroup_multiply_accumulate(totals.of[s][j], weight, value, totals.of[s][j]);
         }
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     }
   }
-  const ulong gate = ulong(my_row) * args.q_stride + head * args.q_head + attention_head_dim;
-  const ulong to = (ulong(my_row) * args.heads + head) * attention_head_dim;
-  for (uint s = 0; s < slices; ++s) {
-    for (uint j = 0; j < block / 8; ++j) metal::simdgroup_store(total[s][j], own_scores + j * 8, block_stride);
-    metal::simdgroup_barrier(metal::mem_flags::mem_threadgroup);
-    for (uint j = 0; j < 8; ++j) {
-      const uint d = s * block + lane % 4 * 8 + j;
-      if (my_row >= args.row_count || d >= attention_head_dim) continue;
-      const float value = own_scores[lane / 4 * block_stride + lane % 4 * 8 + j] / state.sum;
-      out[to + d] = attention_has_gate ? value * sigmoid(q[gate + d]) : value;
-    }
-    metal::simdgroup_barrier(metal::mem_flags::mem_threadgroup);
-  }
+  write_out(totals, own_scores, q, out, args, head, my_row, state.sum, lane);
 }

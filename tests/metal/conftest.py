@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Builds the rig and the kernels once for all tests below this folder, and keeps them between runs."""
 
 import sys
@@ -7,8 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from rig import cache, gpu  # noqa: E402
-from rig import compile as rig_compile  # noqa: E402
+from rig import cache, gpu
+from rig import compile as rig_compile
 
 
 @pytest.fixture(scope="session")

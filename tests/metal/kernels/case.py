@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """A case: one dispatch, what it must give, and how far it may be off."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Cases of attention and GatedDeltaNet."""
 
 import numpy as np
@@ -27,7 +28,9 @@ def rope_case(rng, heads, kv_heads, head_dim, rotary_dim, rows, position, gate, 
         a, b = y[..., :pairs], y[..., pairs : 2 * pairs]
         size = np.abs(y)
         size[..., :pairs] = size[..., pairs : 2 * pairs] = np.abs(a) + np.abs(b)
-        turned = np.concatenate([a * cos - b * sin, b * cos + a * sin, y[..., 2 * pairs :]], axis=-1)
+        turned = np.concatenate(
+            [a * cos - b * sin, b * cos + a * sin, y[..., 2 * pairs :]], axis=-1
+        )
         return turned, norm_bound(size, head_dim) + 3 * EPS * size
 
     want_q, bound_q = np.array(q, np.float64), np.zeros(q.shape)
@@ -101,7 +104,10 @@ class Attention:
         self.bound = 2 * self.relative * np.einsum("rhp,phd->rhd", weights, np.abs(v))
         if gate:
             opened = sigmoid(self.q[..., head_dim:].astype(np.float64))
-            self.out, self.bound = self.out * opened, self.bound * opened + 8 * EPS * np.abs(self.out)
+            self.out, self.bound = (
+                self.out * opened,
+                self.bound * opened + 8 * EPS * np.abs(self.out),
+            )
 
     def partials(self):
         """What every split of every head of every row leaves: values, (maximum, sum), and bounds."""
@@ -160,7 +166,11 @@ class Attention:
 
 
 def conv_silu(rng, channels: int, taps: int, rows: int) -> Case:
-    qkv, window, weight = f32(rng, rows, channels), f32(rng, taps - 1, channels), f32(rng, taps, channels)
+    qkv, window, weight = (
+        f32(rng, rows, channels),
+        f32(rng, taps - 1, channels),
+        f32(rng, taps, channels),
+    )
     full = np.concatenate([window, qkv]).astype(np.float64)
     total = sum(full[j : j + rows] * weight[j] for j in range(taps))
     size = sum(np.abs(full[j : j + rows] * weight[j]) for j in range(taps))
@@ -206,7 +216,10 @@ def gated_delta(rng, k_heads: int, v_heads: int, k_dim: int, v_dim: int, rows: i
     decay_rate = rng.uniform(0.01, 2, v_heads).astype(np.float32)
     dt_bias, state = f32(rng, v_heads), f32(rng, v_heads, v_dim, k_dim, scale=0.3)
     s, out = state.astype(np.float64), np.zeros((rows, v_heads, v_dim))
-    error, out_bound = np.zeros(s.shape), np.zeros(out.shape)  # of S: bounds that grow with the steps
+    error, out_bound = (
+        np.zeros(s.shape),
+        np.zeros(out.shape),
+    )  # of S: bounds that grow with the steps
     chain = (k_dim / 32 + 10) * EPS
     for t in range(rows):
         g = np.exp(-decay_rate * np.logaddexp(0, a[t].astype(np.float64) + dt_bias))
@@ -219,7 +232,9 @@ def gated_delta(rng, k_heads: int, v_heads: int, k_dim: int, v_dim: int, rows: i
         s, error = s * g[:, None, None], error * g[:, None, None] + slack[:, None, None] * np.abs(s)
         remembered = np.einsum("hvk,hk->hv", s, k)
         delta = (v - remembered) * beta[:, None]
-        mistake = np.einsum("hvk,hk->hv", error + chain * np.abs(s), np.abs(k)) + 8 * EPS * np.abs(v)
+        mistake = np.einsum("hvk,hk->hv", error + chain * np.abs(s), np.abs(k)) + 8 * EPS * np.abs(
+            v
+        )
         s = s + delta[..., None] * k[:, None]
         error = error + mistake[..., None] * np.abs(k[:, None]) + 4 * EPS * np.abs(s)
         out[t] = np.einsum("hvk,hk->hv", s, q)
@@ -238,7 +253,11 @@ def gated_delta(rng, k_heads: int, v_heads: int, k_dim: int, v_dim: int, rows: i
 
 def gated_norm(rng, v_heads: int, v_dim: int, rows: int) -> Case:
     packed, _ = delta_args(rows, 1, v_heads, 1, v_dim, 1e-6)
-    o, z, weight = f32(rng, rows, v_heads, v_dim), f32(rng, rows, v_heads, v_dim, scale=3), f32(rng, v_dim)
+    o, z, weight = (
+        f32(rng, rows, v_heads, v_dim),
+        f32(rng, rows, v_heads, v_dim, scale=3),
+        f32(rng, v_dim),
+    )
     y = normalised(o, 1e-6) * weight * silu(z.astype(np.float64))
     return Case(
         f"gated_norm-{v_heads}x{v_dim}-rows{rows}", "norms", "gated_norm", (v_heads, rows), (32,),
@@ -256,7 +275,10 @@ def attention_shapes(rng) -> list[Attention]:
         (2, 1, 256, 1, 70, True, False),
         (3, 3, 40, 35, 0, False, False),
     ]
-    return [*(Attention(rng, *s) for s in shapes), Attention(rng, 2, 1, 64, 2, 90, False, False, sharp=12.0)]
+    return [
+        *(Attention(rng, *s) for s in shapes),
+        Attention(rng, 2, 1, 64, 2, 90, False, False, sharp=12.0),
+    ]
 
 
 def cases() -> list[Case]:
@@ -269,7 +291,10 @@ def cases() -> list[Case]:
     ]
     for attention in attention_shapes(rng):
         out += [attention.decode(), attention.merge(), attention.prefill()]
-    out += [conv_silu(rng, c, taps, rows) for c, taps, rows in ((1, 2, 1), (70, 4, 1), (130, 4, 9), (64, 16, 3))]
+    out += [
+        conv_silu(rng, c, taps, rows)
+        for c, taps, rows in ((1, 2, 1), (70, 4, 1), (130, 4, 9), (64, 16, 3))
+    ]
     out += [delta_qk_norm(rng, 2, 4, 32, 24, 2), delta_qk_norm(rng, 1, 2, 100, 8, 3)]
     for shape in ((1, 1, 16, 5, 1), (2, 4, 128, 128, 1), (1, 3, 100, 17, 6), (2, 2, 256, 32, 3)):
         out.append(gated_delta(rng, *shape))

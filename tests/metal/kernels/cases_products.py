@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Cases of matvec, gated_matvec, the experts and embed: all formats, tails of rows, columns and x rows."""
 
 import numpy as np
@@ -6,7 +7,11 @@ from .case import Case, args, f32, unwritten
 from .weights import AFFINE, EPS, Matrix, random_matrix
 
 PLAIN = ["f32", "f16", "bf16"]
-GROUP_COLS = {32: 96, 64: 192, 128: 384}  # three groups: no power of two, units that do not fill the lanes
+GROUP_COLS = {
+    32: 96,
+    64: 192,
+    128: 384,
+}  # three groups: no power of two, units that do not fill the lanes
 
 
 def silu(x):
@@ -24,7 +29,9 @@ def padded(y: np.ndarray, stride: int) -> np.ndarray:
     return full
 
 
-def matvec(rng, form, rows: int, cols: int, row_count: int, add: bool = False, tiles: bool = False) -> Case:
+def matvec(
+    rng, form, rows: int, cols: int, row_count: int, add: bool = False, tiles: bool = False
+) -> Case:
     m = random_matrix(rng, rows, cols, form)
     x = f32(rng, row_count, cols)
     stride = rows + 3
@@ -42,7 +49,12 @@ def matvec(rng, form, rows: int, cols: int, row_count: int, add: bool = False, t
         name,
         (ceil_div(rows, out_rows), ceil_div(row_count, x_rows)),
         (threads,),
-        {**m.buffers(), "x": x, "y": before, "args": args(rows, cols, row_count, cols, stride, int(add))},
+        {
+            **m.buffers(),
+            "x": x,
+            "y": before,
+            "args": args(rows, cols, row_count, cols, stride, int(add)),
+        },
         {"y": (padded(want, stride), padded(bound, stride))},
         {0: m.format},
     )
@@ -51,7 +63,9 @@ def matvec(rng, form, rows: int, cols: int, row_count: int, add: bool = False, t
 def gated_bound(gate: np.ndarray, up: np.ndarray, gate_bound, up_bound) -> np.ndarray:
     """|d silu| <= 1.1, and 8 roundings for exp, sum, quotient and product."""
     value = np.abs(silu(gate) * up)
-    return 1.1 * gate_bound * (np.abs(up) + up_bound) + np.abs(silu(gate)) * up_bound + 8 * EPS * value
+    return (
+        1.1 * gate_bound * (np.abs(up) + up_bound) + np.abs(silu(gate)) * up_bound + 8 * EPS * value
+    )
 
 
 def gated_matvec(rng, gate_form, up_form, rows: int, cols: int, row_count: int) -> Case:
@@ -106,14 +120,18 @@ def split_items(counts: list[int], item_rows: int) -> np.ndarray:
     return np.array(items, np.uint32)
 
 
-def expert_cases(rng, form, counts: list[int], hidden: int, inner: int, tiles: bool = False) -> list[Case]:
+def expert_cases(
+    rng, form, counts: list[int], hidden: int, inner: int, tiles: bool = False
+) -> list[Case]:
     """gate_up and down of len(counts) experts, the i-th chosen by counts[i] assignments."""
     error_of = Matrix.tile_bound if tiles else Matrix.product_bound
     per_row, total = 3, sum(counts)
     row_count = ceil_div(total, per_row)
     chosen = rng.permutation(row_count * per_row)[:total].astype(np.int32)
     ends = np.cumsum(counts)
-    assignments = np.concatenate([np.sort(chosen[e - c : e]) for c, e in zip(counts, ends, strict=True)])
+    assignments = np.concatenate(
+        [np.sort(chosen[e - c : e]) for c, e in zip(counts, ends, strict=True)]
+    )
     x = f32(rng, row_count, hidden)
     arena, places, gates, ups, downs = Arena(), [], [], [], []
     for _ in counts:
@@ -133,7 +151,9 @@ def expert_cases(rng, form, counts: list[int], hidden: int, inner: int, tiles: b
         bound[i] = gated_bound(g, u, error_of(gates[e], row), error_of(ups[e], row))[0]
         outputs[a] = downs[e].product(inner_rows[i][None])[0]
         outputs_bound[a] = error_of(downs[e], inner_rows[i][None])[0]
-    tile, threads, suffix, image = (32, 128, "_tiles", "matmul") if tiles else (8, 64, "", "experts")
+    tile, threads, suffix, image = (
+        (32, 128, "_tiles", "matmul") if tiles else (8, 64, "", "experts")
+    )
     items = split_items(counts, 32 if tiles else 4)
     common = {
         "arena": arena.array(),
@@ -182,7 +202,10 @@ def cases() -> list[Case]:
         out.append(matvec(rng, form, 8, cols + 10 * group, 5, add=True))
         out.append(embed(rng, form, 11, cols, 3))
     for kind in PLAIN:
-        out += [matvec(rng, kind, rows, cols, n) for rows, cols, n in ((1, 1, 1), (9, 133, 2), (5, 260, 4))]
+        out += [
+            matvec(rng, kind, rows, cols, n)
+            for rows, cols, n in ((1, 1, 1), (9, 133, 2), (5, 260, 4))
+        ]
         out.append(embed(rng, kind, 7, 45, 2))
     out.append(matvec(rng, (4, 64), 16, 2048, 1))
     out.append(matvec(rng, (4, 64), 3, 64, 9))

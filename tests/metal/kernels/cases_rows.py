@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Cases of norms, element-wise functions, router, combine and argmax."""
 
 import numpy as np
@@ -6,7 +7,9 @@ from .case import Case, args, f32, unwritten
 from .cases_products import silu
 from .weights import EPS
 
-ROUNDINGS = 12  # of a normalised element: division, eps, root, reciprocal, two products, and their inputs
+ROUNDINGS = (
+    12  # of a normalised element: division, eps, root, reciprocal, two products, and their inputs
+)
 EXP_ULPS = 4  # exp of any libm or GPU, with the subtraction before it
 
 
@@ -97,7 +100,9 @@ def combine(rng, hidden: int, k: int, rows: int, shared: bool, norm: bool) -> Ca
         norm_weight = f32(rng, hidden)
         y = normalised(total, 1e-6) * norm_weight
         buffers |= {"norm": norm_weight, "x": unwritten(rows, hidden)}
-        spread = bound.max() * np.abs(norm_weight) * 4  # rows of unit size: an error of h is one of x
+        spread = (
+            bound.max() * np.abs(norm_weight) * 4
+        )  # rows of unit size: an error of h is one of x
         expected["x"] = (y, norm_bound(y, hidden) + spread)
     name = "combine_norm" if norm else "combine"
     return Case(
@@ -133,5 +138,8 @@ def cases() -> list[Case]:
     for norm in (False, True):
         for hidden, k, rows, shared in ((64, 1, 1, True), (300, 4, 3, True), (257, 10, 2, False)):
             out.append(combine(rng, hidden, k, rows, shared, norm))
-    out += [argmax(rng, n, rows, ties) for n, rows, ties in ((1, 1, False), (255, 2, True), (5000, 3, True))]
+    out += [
+        argmax(rng, n, rows, ties)
+        for n, rows, ties in ((1, 1, False), (255, 2, True), (5000, 3, True))
+    ]
     return out

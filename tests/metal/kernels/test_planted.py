@@ -1,11 +1,12 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Mistakes planted in copies of the kernels: the cases must find each of them."""
 
 import shutil
 
 import pytest
-from rig.cache import KERNEL_FOLDER
 from rig import compile as rig_compile
 from rig import gpu
+from rig.cache import KERNEL_FOLDER
 
 from .test_kernels import CASES
 

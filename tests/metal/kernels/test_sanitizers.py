@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Every kernel under ThreadSanitizer (races between threads and between threadgroups) and AddressSanitizer.
 
 The program is compiled from all of metal/*.metal as one source, as newLibraryWithSource gets them: names must not clash.
@@ -7,9 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from rig.cache import KERNEL_FOLDER, build_once
 from rig import compile as rig_compile
 from rig import sanitized
+from rig.cache import KERNEL_FOLDER, build_once
 
 from .test_kernels import CASES
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Random weight matrices in every stored format, their values in float64, and bounds of rounding errors."""
 
 from dataclasses import dataclass
@@ -42,7 +43,6 @@ class Matrix:
         chain = -(-cols // LANES) + 32 + 5 + 4
         return chain * EPS * (np.abs(x).astype(np.float64) @ self.magnitude.T)
 
-
     def tile_bound(self, x: np.ndarray) -> np.ndarray:
         """As product_bound where a weight is rounded once and a sum is one chain over the columns."""
         size = np.abs(x).astype(np.float64) @ np.abs(self.values).T
@@ -76,7 +76,9 @@ def affine(rng, rows: int, cols: int, bits: int, group: int, scale_kind: str = "
     s, b = np.repeat(s, group, axis=1), np.repeat(b, group, axis=1)
     values = codes * s + b
     form = weight_format("affine", bits, group, scale_kind)
-    return Matrix(form, pack_codes(codes, bits), scales, biases, values, np.abs(codes * s) + np.abs(b))
+    return Matrix(
+        form, pack_codes(codes, bits), scales, biases, values, np.abs(codes * s) + np.abs(b)
+    )
 
 
 def plain(rng, rows: int, cols: int, kind: str) -> Matrix:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Makes a kernel that Apple compiled (AIR: LLVM bitcode) into a shared object for the rig.
 
 The bitcode is disassembled and its target replaced; function constants get their values; the air.* functions it calls
@@ -91,7 +92,9 @@ def entry_source(name: str, arguments: list[Argument]) -> str:
             kind = "optional" if a.is_optional else "buffer"
             table.append(f'{{"{kind}({a.index})", "{a.name}"}}')
             continue
-        one = a.kind.endswith(("simdgroup", "threadgroup")) and not a.kind.startswith("thread_position")
+        one = a.kind.endswith(("simdgroup", "threadgroup")) and not a.kind.startswith(
+            "thread_position"
+        )
         scalar = f"ids->{a.kind}" if one and "index" in a.kind else f"ids->{a.kind}.x"
         all_values = ", ".join(f"ids->{a.kind}.{axis}" for axis in "xyz"[: a.width])
         types.append("unsigned" if a.width == 1 else f"unsigned{a.width}")
@@ -118,7 +121,15 @@ def build(bitcode: bytes, name: str, constants: Mapping[int, int], output: Path)
         code.write_text(retarget(ir, constants))
         entry.write_text(entry_source(name, arguments_of(ir)))
         machine = ["-mavx2", "-mfma"] if platform.machine() == "x86_64" else []
-        common = [CLANG, "-O2", "-fPIC", "-ffp-contract=off", *machine, "-Wno-override-module", "-c"]
+        common = [
+            CLANG,
+            "-O2",
+            "-fPIC",
+            "-ffp-contract=off",
+            *machine,
+            "-Wno-override-module",
+            "-c",
+        ]
         call(*common, "-x", "ir", code, "-o", f"{folder}/kernel.o")
         for source in (entry, HERE / "air_library.cpp"):
             call(*common, "-std=c++17", f"-I{RIG}", source, "-o", f"{folder}/{source.stem}.o")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Our kernels against the same operations as Apple compiled them for MLX, both run by the rig.
 
 Each must lie within its own bound of float64; so the two lie within twice the bound of each other, and both are asserted.
@@ -55,7 +56,14 @@ def apple(runtime, rig_cache):
 
 def run_apple(image, name, grid, threads, buffers, grid_is_threads=False):
     image.execute(
-        gpu.Dispatch(name, grid, threads, {i: np.atleast_1d(a) for i, a in buffers.items()}, {}, grid_is_threads)
+        gpu.Dispatch(
+            name,
+            grid,
+            threads,
+            {i: np.atleast_1d(a) for i, a in buffers.items()},
+            {},
+            grid_is_threads,
+        )
     )
 
 
@@ -124,7 +132,13 @@ def test_softmax_of_the_router(apple, images):
     np.put_along_axis(ours, work.buffers[1].astype(np.int64), work.buffers[2], axis=1)
     theirs = np.full((4, LANES), np.nan, np.float32)
     name = "block_softmax_float32"
-    run_apple(apple(name), name, (4,), (LANES,), {0: case.buffers["logits"], 1: theirs, 2: np.int32(LANES)})
+    run_apple(
+        apple(name),
+        name,
+        (4,),
+        (LANES,),
+        {0: case.buffers["logits"], 1: theirs, 2: np.int32(LANES)},
+    )
     logits = case.buffers["logits"].astype(np.float64)
     want = np.exp(logits - logits.max(axis=1, keepdims=True))
     want /= want.sum(axis=1, keepdims=True)
@@ -146,7 +160,9 @@ def test_attention_of_one_row(apple, images):
         np.ascontiguousarray(a.transpose(1, 0, 2)) for a in (attention.keys, attention.values)
     )
     name = f"sdpa_vector_float_{dim}_{dim}"
-    strides = {i: np.uint64(s) for i, s in ((6, length * dim), (7, dim), (8, length * dim), (9, dim))}
+    strides = {
+        i: np.uint64(s) for i, s in ((6, length * dim), (7, dim), (8, length * dim), (9, dim))
+    }
     sizes = {4: np.int32(heads // kv_heads), 5: np.int32(length), 10: np.float32(attention.scale)}
     optional = dict.fromkeys((11, 12, 13, 14, 15, 16, 17), UNUSED)
     buffers = {0: attention.q, 1: keys, 2: values, 3: theirs, **strides, **sizes, **optional}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """The rig from Python: images of kernels, guarded buffers as numpy arrays, dispatches.
 
     image = Image(path)
@@ -174,7 +175,10 @@ class Image:
         """Runs it; arrays of `work` that the kernel wrote are changed. Raises GpuError."""
         args, result = _DispatchArgs(), _Result()
         args.kernel = self.kernels[work.kernel]
-        args.grid, args.threads_per_threadgroup = _Size(*_three(work.grid)), _Size(*_three(work.threads))
+        args.grid, args.threads_per_threadgroup = (
+            _Size(*_three(work.grid)),
+            _Size(*_three(work.threads)),
+        )
         args.grid_is_threads = int(work.grid_is_threads)
         args.order, args.seed = ORDERS.index(order), seed
         constants = [

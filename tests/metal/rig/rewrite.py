@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Metal Shading Language to C++ that clang compiles with shim/msl.h, by rewriting tokens.
 
 What changes, and nothing else:
@@ -30,8 +31,7 @@ SPACES = {
     "thread": "MSL_THREAD",
 }
 SCALARS = set(
-    "void bool char uchar short ushort int uint long ulong float half bfloat size_t auto"
-    " int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t".split()
+    ["void", "bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "float", "half", "bfloat", "size_t", "auto", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t"]
 )
 IDENTIFIERS = {
     "thread_position_in_grid",
@@ -124,8 +124,10 @@ class Rewriter(TokenList):
                 continue
             index = re.fullmatch(r"function_constant\((\w+)\)", found[0])
             begin = i
-            while begin > 0 and self.text(begin - 1) not in (";", "}") and (
-                self.tokens[begin - 1].kind != "marker"
+            while (
+                begin > 0
+                and self.text(begin - 1) not in (";", "}")
+                and (self.tokens[begin - 1].kind != "marker")
             ):
                 begin -= 1
             for part in self.tokens[begin:i]:
@@ -165,7 +167,9 @@ class Rewriter(TokenList):
             a for a in self.attributes_in(at, opening) if a.startswith("max_total_threads_per_")
         ]
         threads = re.search(r"\((.*)\)", limit[0])[1] if limit else "0"  # type: ignore[index]
-        table = ", ".join(f'{{"{p.attributes[0]}", "{p.name}"}}' for p in parameters if p.attributes)
+        table = ", ".join(
+            f'{{"{p.attributes[0]}", "{p.name}"}}' for p in parameters if p.attributes
+        )
         self.insertions.setdefault(end, []).append(
             f" MSL_REGISTER_KERNEL({name}, {len(parameters)}, {threads}, {table})"
         )

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """Programs of kernels under a sanitizer, which replay dispatches written by gpu.Dispatch.write."""
 
 import os
@@ -18,14 +19,23 @@ class Finding:
     text: str
 
 
-def build(sanitizer: str, source: Path, include: Sequence[Path], runtime: Path, program: Path) -> None:
+def build(
+    sanitizer: str, source: Path, include: Sequence[Path], runtime: Path, program: Path
+) -> None:
     """`sanitizer`: thread or address. Only the kernels are instrumented: the rig's library `runtime` tells the
     sanitizer of its switches itself."""
     flag = f"-fsanitize={sanitizer}"
     kernels = program.with_suffix(".o")
     flags = ["-c", "-O1", "-gline-tables-only", "-DMSL_ADDRESS_SPACES=0", flag]
     compile_metal(source, kernels, include, flags)
-    link = [flag, "-std=c++20", RIG / "replay.cpp", kernels, runtime, f"-Wl,-rpath,{runtime.parent}"]
+    link = [
+        flag,
+        "-std=c++20",
+        RIG / "replay.cpp",
+        kernels,
+        runtime,
+        f"-Wl,-rpath,{runtime.parent}",
+    ]
     call(CLANG, *link, "-o", program)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- tables and sources in strings
 """The rig finds mistakes: every class of them is planted once, in sources, at run time and under sanitizers."""
 
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_right_kernel_is_right_in_every_order(planted):
 
 def test_missing_barrier_changes_the_result_with_the_order(planted):
     results = [run(planted, "missing_barrier", order)[0] for order in gpu.ORDERS]
-    assert any(not r == X.sum() for r in results)
+    assert any(r != X.sum() for r in results)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,9 @@ def test_function_constant_has_its_value_or_a_pattern(planted):
     assert y[2] == 6
     planted.run("uses_constant", (1,), (128,), y=y)
     assert y[1] > 1e9
-    with pytest.raises(gpu.GpuError, match="function constant 0 'factor' has 4 bytes, 8 were given"):
+    with pytest.raises(
+        gpu.GpuError, match="function constant 0 'factor' has 4 bytes, 8 were given"
+    ):
         planted.run("uses_constant", (1,), (128,), {0: np.uint64(3)}, y=y)
 
 
@@ -145,7 +148,10 @@ FINDINGS = {
 
 def test_sanitizers_find_what_was_planted_and_nothing_else(program, planted, runtime, tmp_path):
     sanitizer, path = program
-    clean = ["sum_right", *(k for other in SANITIZERS if other != sanitizer for k in FINDINGS[other])]
+    clean = [
+        "sum_right",
+        *(k for other in SANITIZERS if other != sanitizer for k in FINDINGS[other]),
+    ]
     clean = [k for k in clean if k == "sum_right" or sanitizer == "address"]
     for kernel in [*clean, *FINDINGS[sanitizer]]:
         buffers = {"x": X, "y": np.zeros(128, np.float32)}
