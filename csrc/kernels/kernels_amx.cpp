@@ -12,7 +12,7 @@ namespace flash_moe::kernels {
 namespace {
 
 constexpr int64_t kRowsOfTile = 16;
-constexpr int64_t kRowsMin = 4;
+constexpr int64_t kRowsMin = 8;
 
 // As the tile configuration instruction reads it.
 struct alignas(64) TileShapes {
