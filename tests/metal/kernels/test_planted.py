@@ -19,11 +19,11 @@ MISTAKES = {
         "ends", "argmax", "    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);\n", "",
     ),
     "a tie goes to the higher id": ("moe", "router_topk", "a.id < b.id", "a.id > b.id"),
-    "the tail of a grid is not checked": ("norms", "silu_mul", "if (i < args.count) ", ""),
+    "the last element is left out": ("norms", "silu_mul", "if (i < args.count) ", "if (i + 1 < args.count) "),
     "a simdgroup function in divergent code": (
         "norms", "gated_norm", "const float scale = 1.0f", "if (lane > 20) return;\n  const float scale = 1.0f",
     ),
-    "an empty split is not empty": ("attention", "attention_merge", "a == -INFINITY ? 0.0f : ", ""),
+    "an empty split is not empty": ("attention", "attention_decode", "a == -INFINITY ? 0.0f : ", ""),
     "the window of the convolution is one row off": (
         "delta_net", "conv_silu", "window[j + 1];\n  }\n", "window[j + 1];\n    window[0] = 0.0f;\n  }\n",
     ),
