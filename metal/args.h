@@ -113,7 +113,7 @@ struct RouterArgs {
 struct RopeArgs {
   uint32_t heads;
   uint32_t kv_heads;
-  uint32_t head_dim;    // any number; even rotary_dim <= head_dim
+  uint32_t head_dim;    // 1 to 256; even rotary_dim <= head_dim
   uint32_t rotary_dim;
   uint32_t q_stride;    // floats a row of q: heads * head_dim, twice that with the gate
   uint32_t q_head;      // floats from a head of q to the next: head_dim, or 2 * head_dim
