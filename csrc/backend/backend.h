@@ -80,7 +80,8 @@ class Backend {
   virtual std::unique_ptr<SlotArena> allocate_slots(size_t slot_bytes, size_t slot_count) = 0;
 
   // Takes the model's resident weights (views into memory from `allocate`, which outlive the backend's use) and fixes
-  // the number of experts each token uses. Called once, before anything below.
+  // the number of experts each token uses. Called first with the shape alone (no layers), which is all that the sizes
+  // below depend on, and once with everything before the first step.
   virtual void set_weights(const ModelWeights& weights, int64_t experts_per_token) = 0;
   virtual std::unique_ptr<Sequence> new_sequence() = 0;
   // Bytes one sequence will hold at `position` tokens, and bytes of activations a step of `row_count` rows needs.

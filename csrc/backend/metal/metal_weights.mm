@@ -144,6 +144,7 @@ void MetalBackend::set_weights(const ModelWeights& weights, int64_t experts_per_
                       std::to_string(metal::experts_per_token_max));
   rope_frequencies_.resize(static_cast<size_t>(shape_.rotary_dim / 2));
   kernels::rope_frequencies(rope_frequencies_.data(), shape_.rotary_dim, shape_.rope_theta);
+  if (weights_.layers.empty()) return;  // the shape alone, for sizes
   embedding_ = resident(weights_.embedding, "embed_tokens");
   head_ = resident(weights_.head, "lm_head");
   final_norm_ = resident(weights_.final_norm, shape_.hidden);
