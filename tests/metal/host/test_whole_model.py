@@ -134,7 +134,5 @@ def test_the_bundled_model_tells_the_cpu_s_story(run):
     import flash_moe
 
     demo = Path(flash_moe.__file__).parent / "models/demo"
-    if not demo.exists():
-        pytest.skip("this installation has no bundled model")
     short = {"prompt": PROMPT[:5], "steps": int(os.environ.get("FLASH_MOE_EMULATED_TOKENS", "3"))}
     assert_same(run(demo, "metal", cache_slots=16, **short), run(demo, "cpu", **short))
