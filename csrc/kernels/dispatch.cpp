@@ -47,6 +47,9 @@ void add_available(TableList& list, Precision precision) {
 #elif defined(__aarch64__)
   if (precision == Precision::float32) {
     if (cpu.neon) list.add(kNeonFloat32);
+  } else {
+    if (cpu.neon) list.add(kNeonFloat32, kNeonInteger);
+    if (cpu.neon_dot) list.add(kNeonFloat32, kNeonDotInteger);
   }
 #endif
 }

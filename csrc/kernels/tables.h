@@ -16,6 +16,8 @@ struct IntegerKernels {
 extern const IntegerKernels kAvx2Integer;
 extern const IntegerKernels kAvx512VnniInteger;
 extern const IntegerKernels kAmxInteger;
+extern const IntegerKernels kNeonInteger;
+extern const IntegerKernels kNeonDotInteger;
 
 extern const Kernels kAvx2Float32;
 extern const Kernels kAvx512Float32;
