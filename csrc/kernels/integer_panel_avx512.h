@@ -5,6 +5,8 @@
 // 64 bytes, so that a vector of sums has an output in each word and no sum crosses words. Block by block the panel
 // goes over all rows. A result's sixteen float accumulators (unit % 16, as in reference.cpp) wait in `lanes`
 // meanwhile, and meet at the end. Quads of a unit are consecutive; of pair codecs first the even inputs, then the odd.
+// Only filling a panel depends on the codec. It and the products of a block are functions of their own, called through
+// pointers: one loop serves all codecs, and the compiler does not copy the arithmetic into each.
 
 #include "kernels/integer_avx512.h"
 
@@ -51,6 +53,7 @@ struct Panel {
   alignas(64) float bias[16][16];
   alignas(64) float lanes[16][kPanelRows][16];  // [unit % 16][row][output]
   FastRow rows[kPanelRows];
+  const uint8_t* code_rows[16];  // of the outputs; beyond `outs` the last again
   const Matrix* matrix;
   MatrixScales scales;
   FastRowLayout layout;
@@ -62,7 +65,7 @@ struct Panel {
   explicit Panel(const Matrix& m)
       : matrix(&m), scales(m), layout(fast_row_layout(m.cols)), unit_count(scales.units.count) {}
 
-  void set_rows(const MatmulArgs& args, int64_t first, int kind) {
+  [[gnu::noinline]] void set_rows(const MatmulArgs& args, int64_t first, int kind) {
     row_count = args.row_count - first < kPanelRows ? args.row_count - first : kPanelRows;
     for (int64_t r = 0; r < row_count; ++r) rows[r] = fast_row(input_bytes(args, first + r), layout, kind);
   }
@@ -70,10 +73,11 @@ struct Panel {
   void set_outs(int64_t first, int64_t left) {
     out = first;
     outs = left < 16 ? static_cast<int>(left) : 16;
+    for (int o = 0; o < 16; ++o) code_rows[o] = row_data(*matrix, out + (o < outs ? o : outs - 1));
   }
 
   // Scales of units `first` .. `first` + 15 of all outputs; outputs beyond `outs` repeat the last.
-  void set_scales(int64_t first) {
+  [[gnu::noinline]] void set_scales(int64_t first) {
     __m512i s[16], b[16];
     for (int o = 0; o < 16; ++o) {
       const ScaleLanes of_row = scales.read(out + (o < outs ? o : outs - 1), first);
@@ -98,7 +102,7 @@ struct Panel {
     _mm512_store_ps(at, fma(_mm512_load_ps(bias[lane]), broadcast(x.sums[unit]), sum));
   }
 
-  void finish(const MatmulArgs& args, int64_t first) const {
+  [[gnu::noinline]] void finish(const MatmulArgs& args, int64_t first) const {
     for (int64_t r = 0; r < row_count; ++r) {
       Lanes sums[16];
       for (int j = 0; j < 16; ++j) sums[j] = j < unit_count ? _mm512_load_ps(lanes[j][r]) : zero();
@@ -117,6 +121,8 @@ struct Panel {
  private:
   static Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 };
+
+using FillPanel = void (*)(Panel& panel, int64_t block);
 
 // Four words each of sixteen outputs at byte `offset` of their rows, as four vectors of an output a word.
 inline void load_quads(const uint8_t* const* rows, int64_t offset, __m512i* out) {
@@ -140,12 +146,12 @@ inline void load_quads(const uint8_t* const* rows, int64_t offset, __m512i* out)
 
 // Word w of a 4-bit row holds the even inputs of quad w in its low nibbles and the odd ones in its high nibbles.
 template <typename Codec, int kind>
-inline void fill_from_nibbles(Panel& panel, const uint8_t* const* rows, int64_t block, int64_t inputs) {
+inline void fill_from_nibbles(Panel& panel, int64_t block, int64_t inputs) {
   constexpr int kHalf = 2 << kind;  // quads of even inputs in a unit
   const __m512i mask = _mm512_set1_epi8(15);
   for (int half = 0; half < 2 && 32 * half < inputs; ++half) {
     __m512i words[4];
-    load_quads(rows, 32 * block + 16 * half, words);
+    load_quads(panel.code_rows, 32 * block + 16 * half, words);
     for (int i = 0; i < 4; ++i) {
       const int word = 4 * half + i;
       uint8_t* at = panel.codes[word / kHalf * 2 * kHalf + word % kHalf];
@@ -157,12 +163,12 @@ inline void fill_from_nibbles(Panel& panel, const uint8_t* const* rows, int64_t 
 
 // The codes of 64 inputs in their order, from a pair codec's 128 or a natural codec's 64.
 template <typename Codec>
-inline void fill_from_stream(Panel& panel, const uint8_t* const* rows, int64_t block, int64_t inputs) {
+inline void fill_from_stream(Panel& panel, int64_t block, int64_t inputs) {
   alignas(64) uint8_t codes[16][64];
   const uint8_t* starts[16];
   for (int o = 0; o < 16; ++o) {
     starts[o] = codes[o];
-    _mm512_store_si512(codes[o], Codec::read(rows[o], block, inputs));
+    _mm512_store_si512(codes[o], Codec::read(panel.code_rows[o], block, inputs));
   }
   for (int quarter = 0; quarter < 4; ++quarter) {
     __m512i words[4];
@@ -171,16 +177,14 @@ inline void fill_from_stream(Panel& panel, const uint8_t* const* rows, int64_t b
   }
 }
 
-// Calls fn(rows, inputs) with the sixteen rows of codes and how many of block `block`'s 64 inputs exist, after loading
-// the scales where sixteen new units begin.
+// Calls fn(inputs) with how many of block `block`'s 64 inputs exist, after loading the scales where sixteen new units
+// begin.
 template <int kind, typename Fn>
 inline void fill_block(Panel& panel, int64_t block, Fn fn) {
   constexpr int64_t kUnits = 4 >> kind;
   if (kUnits * block % 16 == 0) panel.set_scales(kUnits * block);
-  const uint8_t* rows[16];
-  for (int o = 0; o < 16; ++o) rows[o] = row_data(*panel.matrix, panel.out + (o < panel.outs ? o : panel.outs - 1));
   const int64_t left = panel.matrix->cols - 64 * block;
-  fn(rows, left < 64 ? left : int64_t{64});
+  fn(left < 64 ? left : int64_t{64});
 }
 
 // Calls fn.template operator()<kind>() for the matrix's units: 16, 32 or 64 inputs for kind 0, 1 or 2.

@@ -37,11 +37,11 @@ inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
 
 // Word w of a 4-bit row holds inputs 8 w .. 8 w + 7, that is quads 2 w and 2 w + 1.
 template <typename Codec>
-inline void fill_tile_from_nibbles(Panel& panel, const uint8_t* const* rows, int64_t block, int64_t inputs) {
+inline void fill_tile_from_nibbles(Panel& panel, int64_t block, int64_t inputs) {
   const __m512i mask = _mm512_set1_epi8(15);
   for (int half = 0; half < 2 && 32 * half < inputs; ++half) {
     __m512i words[4];
-    load_quads(rows, 32 * block + 16 * half, words);
+    load_quads(panel.code_rows, 32 * block + 16 * half, words);
     for (int i = 0; i < 4; ++i) {
       const __m512i even = Codec::adjust(_mm512_and_si512(words[i], mask));
       const __m512i odd = Codec::adjust(_mm512_and_si512(_mm512_srli_epi16(words[i], 4), mask));
@@ -55,12 +55,12 @@ inline void fill_tile_from_nibbles(Panel& panel, const uint8_t* const* rows, int
 }
 
 template <typename Codec, int kind>
-inline void fill_tile_panel(Panel& panel, int64_t block) {
-  fill_block<kind>(panel, block, [&](const uint8_t* const* rows, int64_t inputs) {
+void fill_tile_panel(Panel& panel, int64_t block) {
+  fill_block<kind>(panel, block, [&](int64_t inputs) {
     if constexpr (Codec::kPairs) {
-      fill_tile_from_nibbles<Codec>(panel, rows, block, inputs);
+      fill_tile_from_nibbles<Codec>(panel, block, inputs);
     } else {
-      fill_from_stream<Codec>(panel, rows, block, inputs);
+      fill_from_stream<Codec>(panel, block, inputs);
     }
   });
 }
@@ -116,8 +116,15 @@ inline void multiply_tiles(const InputBlock& x, int offset, UnitSums& sums) {
   }
 }
 
+// How the rows of a product lie.
+struct TileRows {
+  int64_t of_tile;
+  bool evenly;
+  size_t x_stride;
+};
+
 template <int kind, int panels>
-inline void multiply_block(Panel* panel, int64_t block, int64_t tile_rows, bool evenly, size_t x_stride) {
+void multiply_block(Panel* panel, int64_t block, const TileRows& rows) {
   constexpr int kQuads = 4 << kind;
   constexpr int kUnits = 4 >> kind;
   const int64_t row_count = panel[0].row_count;
@@ -125,7 +132,7 @@ inline void multiply_block(Panel* panel, int64_t block, int64_t tile_rows, bool 
   UnitSums sums;
   for (int64_t first = 0; first < row_count; first += kRowsOfTile) {
     const int64_t count = row_count - first < kRowsOfTile ? row_count - first : kRowsOfTile;
-    x.load(panel[0], first, count, block, evenly && count == tile_rows, x_stride);
+    x.load(panel[0], first, count, block, rows.evenly && count == rows.of_tile, rows.x_stride);
     for (int j = 0; j < kUnits; ++j) {
       const int64_t unit = kUnits * block + j;
       if (unit >= panel[0].unit_count) break;
@@ -144,20 +151,13 @@ inline void multiply_block(Panel* panel, int64_t block, int64_t tile_rows, bool 
   }
 }
 
-template <typename Codec, int kind, int panels>
-void tile_outputs(const MatmulArgs& args, Panel* panel, int64_t first, int64_t tile_rows, bool evenly) {
-  const int64_t blocks = (args.matrix.cols + 63) / 64;
-  for (int64_t block = 0; block < blocks; ++block) {
-    for (int p = 0; p < panels; ++p) fill_tile_panel<Codec, kind>(panel[p], block);
-    multiply_block<kind, panels>(panel, block, tile_rows, evenly, args.x_stride);
-  }
-  for (int p = 0; p < panels; ++p) panel[p].finish(args, first);
-}
+using MultiplyTiles = void (*)(Panel* panel, int64_t block, const TileRows& rows);
 
-template <typename Codec, int kind>
-void tile_product(const MatmulArgs& args) {
-  const int64_t tile_rows = args.row_count < kRowsOfTile ? args.row_count : kRowsOfTile;
-  const TileShapes shapes(tile_rows, 4 << kind);
+// `multiply`: of one panel, of two.
+void tile_product(const MatmulArgs& args, int kind, FillPanel fill, const MultiplyTiles* multiply) {
+  const TileRows rows{args.row_count < kRowsOfTile ? args.row_count : kRowsOfTile, args.x_rows == nullptr, args.x_stride};
+  const TileShapes shapes(rows.of_tile, 4 << kind);
+  const int64_t blocks = (args.matrix.cols + 63) / 64;
   Panel panel[2] = {Panel(args.matrix), Panel(args.matrix)};
   finish_stores();
   _tile_loadconfig(&shapes);
@@ -165,13 +165,13 @@ void tile_product(const MatmulArgs& args) {
     for (Panel& each : panel) each.set_rows(args, first, kind);
     for (int64_t out = args.out_begin; out < args.out_end; out += 32) {
       const int64_t left = args.out_end - out;
-      panel[0].set_outs(out, left);
-      if (left > 16) {
-        panel[1].set_outs(out + 16, left - 16);
-        tile_outputs<Codec, kind, 2>(args, panel, first, tile_rows, args.x_rows == nullptr);
-      } else {
-        tile_outputs<Codec, kind, 1>(args, panel, first, tile_rows, args.x_rows == nullptr);
+      const int panels = left > 16 ? 2 : 1;
+      for (int p = 0; p < panels; ++p) panel[p].set_outs(out + 16 * p, left - 16 * p);
+      for (int64_t block = 0; block < blocks; ++block) {
+        for (int p = 0; p < panels; ++p) fill(panel[p], block);
+        multiply[panels - 1](panel, block, rows);
       }
+      for (int p = 0; p < panels; ++p) panel[p].finish(args, first);
     }
   }
   _tile_release();
@@ -180,7 +180,10 @@ void tile_product(const MatmulArgs& args) {
 void matmul(const MatmulArgs& args) {
   if (args.row_count < kRowsMin || !has_integer_codes(args.matrix)) return kAvx512VnniInteger.matmul(args);
   with_codec(args.matrix, [&]<typename Codec>() {
-    with_unit_kind<Codec>(args.matrix, [&]<int kind>() { tile_product<typename Codec::Panel, kind>(args); });
+    with_unit_kind<Codec>(args.matrix, [&]<int kind>() {
+      static constexpr MultiplyTiles kMultiply[2] = {multiply_block<kind, 1>, multiply_block<kind, 2>};
+      tile_product(args, kind, fill_tile_panel<typename Codec::Panel, kind>, kMultiply);
+    });
   });
 }
 

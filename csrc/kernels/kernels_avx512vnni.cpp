@@ -111,18 +111,18 @@ void one_row(const MatmulArgs& args) {
 // ---- Several rows ----------------------------------------------------------------------------------------
 
 // Where quad q of unit j of a block lies among a row's hi bytes, and how far behind it its lo bytes are.
-template <typename Codec, int kind>
+template <bool pairs, int kind>
 struct QuadPlaces {
   static constexpr int kQuads = 4 << kind;  // of a unit
-  static constexpr int kToLow = Codec::kPairs ? 128 : 64;
+  static constexpr int kToLow = pairs ? 128 : 64;
 
   static const int8_t* block(const FastRow& x, int64_t index) {
-    if constexpr (Codec::kPairs) return x.pairs + kPairChunkBytes * (index / 2) + 32 * (index % 2);
+    if constexpr (pairs) return x.pairs + kPairChunkBytes * (index / 2) + 32 * (index % 2);
     return x.natural + 128 * index;
   }
   static constexpr int quad(int j, int q) {
     constexpr int kHalf = kQuads / 2;  // of pair codecs: first the even inputs, then the odd
-    if (!Codec::kPairs) return 4 * (kQuads * j + q);
+    if (!pairs) return 4 * (kQuads * j + q);
     return 4 * kHalf * j + (q < kHalf ? 4 * q : 64 + 4 * (q - kHalf));
   }
 };
@@ -134,9 +134,9 @@ inline __m512i four_bytes_everywhere(const int8_t* p) {
 }
 
 // Block `block` of 64 inputs for rows r .. r + rows - 1 of the panel: each vector of codes meets all of them.
-template <typename Codec, int kind, int rows>
+template <bool pairs, int kind, int rows>
 inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
-  using Places = QuadPlaces<Codec, kind>;
+  using Places = QuadPlaces<pairs, kind>;
   constexpr int kUnits = 4 >> kind;
   const int64_t first = kUnits * block;
   const int8_t* x[rows];
@@ -163,27 +163,26 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
 }
 
 template <typename Codec, int kind>
-inline void fill_panel(Panel& panel, int64_t block) {
-  fill_block<kind>(panel, block, [&](const uint8_t* const* rows, int64_t inputs) {
+void fill_panel(Panel& panel, int64_t block) {
+  fill_block<kind>(panel, block, [&](int64_t inputs) {
     if constexpr (Codec::kPairs) {
-      fill_from_nibbles<Codec, kind>(panel, rows, block, inputs);
+      fill_from_nibbles<Codec, kind>(panel, block, inputs);
     } else {
-      fill_from_stream<Codec>(panel, rows, block, inputs);
+      fill_from_stream<Codec>(panel, block, inputs);
     }
   });
 }
 
-template <typename Codec, int kind>
-inline void multiply_block(Panel& panel, int64_t block) {
+template <bool pairs, int kind>
+void multiply_block(Panel& panel, int64_t block) {
   constexpr int kRowsAtOnce = 8;
   int64_t r = 0;
-  for (; r + kRowsAtOnce <= panel.row_count; r += kRowsAtOnce) multiply_rows<Codec, kind, kRowsAtOnce>(panel, block, r);
-  for (; r + 2 <= panel.row_count; r += 2) multiply_rows<Codec, kind, 2>(panel, block, r);
-  if (r < panel.row_count) multiply_rows<Codec, kind, 1>(panel, block, r);
+  for (; r + kRowsAtOnce <= panel.row_count; r += kRowsAtOnce) multiply_rows<pairs, kind, kRowsAtOnce>(panel, block, r);
+  for (; r + 2 <= panel.row_count; r += 2) multiply_rows<pairs, kind, 2>(panel, block, r);
+  if (r < panel.row_count) multiply_rows<pairs, kind, 1>(panel, block, r);
 }
 
-template <typename Codec, int kind>
-void panel_product(const MatmulArgs& args) {
+void panel_product(const MatmulArgs& args, int kind, FillPanel fill, void (*multiply)(Panel&, int64_t)) {
   Panel panel(args.matrix);
   for (int64_t first = 0; first < args.row_count; first += kPanelRows) {
     panel.set_rows(args, first, kind);
@@ -191,8 +190,8 @@ void panel_product(const MatmulArgs& args) {
       panel.set_outs(out, args.out_end - out);
       const int64_t blocks = (args.matrix.cols + 63) / 64;
       for (int64_t block = 0; block < blocks; ++block) {
-        fill_panel<Codec, kind>(panel, block);
-        multiply_block<Codec, kind>(panel, block);
+        fill(panel, block);
+        multiply(panel, block);
       }
       panel.finish(args, first);
     }
@@ -206,7 +205,8 @@ void matmul(const MatmulArgs& args) {
       if (args.row_count == 1) {
         one_row<Codec, kind>(args);
       } else if (args.row_count > 1) {
-        panel_product<typename Codec::Panel, kind>(args);
+        using Filled = typename Codec::Panel;
+        panel_product(args, kind, fill_panel<Filled, kind>, multiply_block<Filled::kPairs, kind>);
       }
     });
   });
