@@ -52,9 +52,12 @@ struct Span {
   int64_t row_count = 0;
 };
 
+// Rows of a prompt and rows that continue a text may use different kernels, so they never share a step: which bits a
+// token gets follows from where it came from, not from how many rows stand beside it.
 struct Step {
   std::span<const int32_t> tokens;  // [row_count]
   std::span<const Span> spans;      // cover the rows in order; no sequence twice
+  bool is_prefill = false;
 };
 
 // The router's choice for every row, rank 0 first (the largest weight; ties to the lower id).
@@ -79,10 +82,12 @@ class Backend {
   virtual std::unique_ptr<DeviceMemory> allocate(size_t bytes) = 0;
   virtual std::unique_ptr<SlotArena> allocate_slots(size_t slot_bytes, size_t slot_count) = 0;
 
-  // Takes the model's resident weights (views into memory from `allocate`, which outlive the backend's use) and fixes
-  // the number of experts each token uses. Called first with the shape alone (no layers), which is all that the sizes
-  // below depend on, and once with everything before the first step.
-  virtual void set_weights(const ModelWeights& weights, int64_t experts_per_token) = 0;
+  // The model's dimensions and the number of experts each token uses: what the sizes below depend on. Called once,
+  // before anything is loaded.
+  virtual void set_shape(const ModelShape& shape, int64_t experts_per_token) = 0;
+  // The model's resident weights: views into memory from `allocate`, which outlive the backend's use. Called once,
+  // before the first step.
+  virtual void set_weights(const ModelWeights& weights) = 0;
   virtual std::unique_ptr<Sequence> new_sequence() = 0;
   // Bytes one sequence will hold at `position` tokens, and bytes of activations a step of `row_count` rows needs.
   virtual uint64_t sequence_bytes(int64_t position) const = 0;

@@ -45,9 +45,7 @@ EngineImpl::EngineImpl(const std::string& path, const EngineOptions& options, co
   files_ = model::ModelFiles::open(path_);
   info_ = model_info(*files_, options_, backend_->description());
   // What cannot fit is said before gigabytes are read.
-  backend::ModelWeights shape_only;
-  shape_only.shape = files_->shape();
-  backend_->set_weights(shape_only, info_.experts_per_token);
+  backend_->set_shape(files_->shape(), info_.experts_per_token);
   budget_ = budget_inputs(*files_, options_, *backend_, process_bytes, 0);
   plan_ = divide_memory(budget_);
   load(progress);
@@ -67,7 +65,7 @@ void EngineImpl::load(const Progress& progress) {
     };
   }
   model_ = files_->load(allocate, bytes_progress);
-  backend_->set_weights(model_.weights, info_.experts_per_token);
+  backend_->set_weights(model_.weights);
   fingerprint_ = fingerprint(*files_, model_.weights, info_);
 }
 

@@ -161,9 +161,7 @@ bool use_os_cache(const EngineOptions& options, const model::ModelFiles& files, 
 MemoryPlan plan_memory(const std::string& path, const EngineOptions& options, int64_t context_tokens) {
   const auto files = model::ModelFiles::open(path);
   const auto backend = engine::make_backend(options);
-  backend::ModelWeights shape_only;
-  shape_only.shape = files->shape();
-  backend->set_weights(shape_only, engine::experts_per_token(files->shape(), options));
+  backend->set_shape(files->shape(), engine::experts_per_token(files->shape(), options));
   return engine::divide_memory(
       engine::budget_inputs(*files, options, *backend, process_resident_bytes(), context_tokens));
 }

@@ -64,11 +64,10 @@ void EngineImpl::run_step(const backend::Step& step, std::span<const int32_t> lo
   forward_->run(step, logit_rows, logits, check);
   const uint64_t ns = PhaseClock::now_ns() - begin_ns;
   const auto rows = static_cast<uint64_t>(step.tokens.size());
-  const bool decoding = step.tokens.size() == step.spans.size();
   counters_.step_ns += ns;
   ++counters_.steps;
-  (decoding ? counters_.decode_tokens : counters_.prefill_tokens) += rows;
-  (decoding ? counters_.decode_ns : counters_.prefill_ns) += ns;
+  (step.is_prefill ? counters_.prefill_tokens : counters_.decode_tokens) += rows;
+  (step.is_prefill ? counters_.prefill_ns : counters_.decode_ns) += ns;
 }
 
 void EngineImpl::feed(SessionImpl& session, std::span<const int32_t> tokens, float* last, float* all,
@@ -84,7 +83,7 @@ void EngineImpl::feed(SessionImpl& session, std::span<const int32_t> tokens, flo
       SessionImpl* const growing[] = {&session};
       make_room(growing, count);
       const backend::Span span{session.sequence_.get(), 0, count};
-      const backend::Step step{tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), {&span, 1}};
+      const backend::Step step{tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), {&span, 1}, true};
       const bool final_chunk = done + count == total;
       rows.clear();
       float* out = nullptr;
@@ -134,7 +133,7 @@ void EngineImpl::decode(std::span<Session* const> sessions, std::span<const int3
   const std::lock_guard lock(step_mutex_);
   make_room(members, 1);
   try {
-    run_step({tokens, spans}, rows, logits, stop_check(progress, 0, static_cast<int64_t>(tokens.size())));
+    run_step({tokens, spans, false}, rows, logits, stop_check(progress, 0, static_cast<int64_t>(tokens.size())));
   } catch (...) {
     for (SessionImpl* member : members) member->sequence_->rollback();
     throw;

@@ -15,7 +15,6 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
                   const std::function<void()>& check) {
   // An error in an earlier step may have left its lease here; its reads are over or fail harmlessly.
   deferred_.reset();
-  const bool decoding = step.tokens.size() == step.spans.size();
   {
     PhaseClock::Scope scope(clock_, Phase::embed);
     backend_.begin(step);
@@ -29,7 +28,7 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
       backend_.mixer(layer);
     }
     if (shape.is_moe) {
-      moe(layer, decoding);
+      moe(layer, step.is_prefill);
     } else {
       PhaseClock::Scope scope(clock_, Phase::experts, layer);
       backend_.dense_mlp(layer);
@@ -45,7 +44,7 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   backend_.end();
 }
 
-void Forward::moe(int64_t layer, bool decoding) {
+void Forward::moe(int64_t layer, bool is_prefill) {
   {
     PhaseClock::Scope scope(clock_, Phase::router, layer);
     backend_.route(layer, routes_);
@@ -55,7 +54,7 @@ void Forward::moe(int64_t layer, bool decoding) {
   backend_.wait_experts();
   deferred_.reset();
 
-  const auto access = decoding ? store::Access::decode : store::Access::scan;
+  const auto access = is_prefill ? store::Access::scan : store::Access::decode;
   const std::span<const int32_t> ids(grouping_.ids);
   // All at once if they fit; otherwise two windows that take turns: one is read while the other computes.
   const size_t capacity = store_.capacity();
@@ -65,7 +64,7 @@ void Forward::moe(int64_t layer, bool decoding) {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (options_.prefetch && decoding) hint_next_layer(layer);
+  if (options_.prefetch && !is_prefill) hint_next_layer(layer);
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;

@@ -44,7 +44,7 @@ class Forward {
     std::vector<int32_t> assignments;  // row * k + rank, by expert, ascending
   };
 
-  void moe(int64_t layer, bool decoding);
+  void moe(int64_t layer, bool is_prefill);
   void group_routes(int64_t layer);
   void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
   void hint_next_layer(int64_t layer);

@@ -4,7 +4,7 @@
 //
 //   auto files = model::ModelFiles::open("models/Qwen3.5-35B-A3B-4bit");
 //   auto loaded = files->load([&](size_t bytes) { return backend->allocate(bytes); }, progress);
-//   backend->set_weights(loaded.weights, files->shape().experts_per_token);
+//   backend->set_weights(loaded.weights);  // after set_shape
 //   store::ExpertStore store(files->experts(), ...);
 
 #include <functional>

@@ -50,12 +50,14 @@ std::unique_ptr<SlotArena> CpuBackend::allocate_slots(size_t slot_bytes, size_t 
   return std::make_unique<HostSlotArena>(slot_bytes, slot_count);
 }
 
-void CpuBackend::set_weights(const ModelWeights& weights, int64_t experts_per_token) {
-  weights_ = weights;
+void CpuBackend::set_shape(const ModelShape& shape, int64_t experts_per_token) {
+  shape_ = shape;
   experts_per_token_ = experts_per_token;
   rope_frequencies_.resize(static_cast<size_t>(shape_.rotary_dim / 2));
   kernels::rope_frequencies(rope_frequencies_.data(), shape_.rotary_dim, shape_.rope_theta);
 }
+
+void CpuBackend::set_weights(const ModelWeights& weights) { weights_ = weights; }
 
 std::unique_ptr<Sequence> CpuBackend::new_sequence() {
   return std::make_unique<CpuSequence>(shape_, kv_is_bf16_);

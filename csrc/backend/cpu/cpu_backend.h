@@ -36,7 +36,8 @@ class CpuBackend final : public Backend {
   std::string description() const override;
   std::unique_ptr<DeviceMemory> allocate(size_t bytes) override;
   std::unique_ptr<SlotArena> allocate_slots(size_t slot_bytes, size_t slot_count) override;
-  void set_weights(const ModelWeights& weights, int64_t experts_per_token) override;
+  void set_shape(const ModelShape& shape, int64_t experts_per_token) override;
+  void set_weights(const ModelWeights& weights) override;
   std::unique_ptr<Sequence> new_sequence() override;
   uint64_t sequence_bytes(int64_t position) const override;
   uint64_t step_bytes(int64_t row_count) const override;
@@ -99,7 +100,7 @@ class CpuBackend final : public Backend {
   bool kv_is_bf16_;
   ThreadPool pool_;
   ModelWeights weights_;
-  const ModelShape& shape_ = weights_.shape;
+  ModelShape shape_;
   int64_t experts_per_token_ = 0;
   std::vector<float> rope_frequencies_;  // [rotary_dim / 2]
 

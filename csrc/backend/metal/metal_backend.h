@@ -8,7 +8,7 @@
 // The wait is for the shared event's number of the commit, which the last layer's experts lie before: `wait_experts`
 // behind a `route` therefore never waits.
 // Precision::float32 uses kernels that give each row the bits it has alone, so that chunks and batches do not show in them.
-// Precision::fast uses simdgroup matrices for wide steps, whose sums run in another order.
+// Precision::fast uses simdgroup matrices for prompts, whatever their number of rows: their sums run in another order.
 // Rows pass a mixer in blocks of at most kBlockRows; what grows with the step is in step_bytes.
 
 #include <memory>
@@ -63,7 +63,8 @@ class MetalBackend final : public Backend {
   uint64_t memory_bytes_max() const override;
   std::unique_ptr<DeviceMemory> allocate(size_t bytes) override;
   std::unique_ptr<SlotArena> allocate_slots(size_t slot_bytes, size_t slot_count) override;
-  void set_weights(const ModelWeights& weights, int64_t experts_per_token) override;
+  void set_shape(const ModelShape& shape, int64_t experts_per_token) override;
+  void set_weights(const ModelWeights& weights) override;
   std::unique_ptr<Sequence> new_sequence() override;
   uint64_t sequence_bytes(int64_t position) const override;
   uint64_t step_bytes(int64_t row_count) const override;
@@ -160,7 +161,8 @@ class MetalBackend final : public Backend {
   DeltaMatrices resident_delta(const DeltaNetWeights& weights);
   void make_fixed_kernels();
   const ExpertKernels& expert_kernels(const ExpertMatrices& matrices);
-  bool is_wide(int64_t row_count) const { return is_fast_ && row_count >= metal::matmul_x_rows; }
+  // Decided by where the rows came from and not by their number, nor by which experts are ready: both change with settings.
+  bool is_wide() const { return is_fast_ && is_prefill_; }
 
   void multiply(const MetalMatrix& matrix, const MetalRows& x, int64_t row_count, const MetalRows& y, bool add = false);
   void gated_mlp(const MlpMatrices& m, const MetalRows& x, int64_t row_count, const MetalRows& y, bool add);
@@ -191,8 +193,7 @@ class MetalBackend final : public Backend {
   MetalRegions regions_;
   bool kv_is_bf16_;
   bool is_fast_;
-  ModelWeights weights_;
-  const ModelShape& shape_ = weights_.shape;
+  ModelShape shape_;
   int64_t experts_per_token_ = 0;
   std::vector<float> rope_frequencies_;  // [rotary_dim / 2]
   MetalMatrix embedding_, head_;
@@ -206,6 +207,7 @@ class MetalBackend final : public Backend {
   std::vector<Block> blocks_;
   std::vector<Pass> passes_;
   int64_t row_count_ = 0;
+  bool is_prefill_ = false;
   int64_t normed_layer_ = -1;    // the layer whose mixer input x_ already holds
   int64_t outputs_encoded_ = 0;  // assignments given to experts() since route()
   uint64_t experts_number_ = 0;  // commit that the last experts lie before
@@ -225,7 +227,7 @@ class MetalBackend final : public Backend {
   MetalScratch mixer_in_;      // attention: [q | k | v]; delta net: [qkv | z | b | a | convolved]
   MetalScratch mixer_out_;     // [rows, heads * dim] before the output projection
   MetalScratch partials_, stats_;
-  MetalScratch inner_;         // [rows, inner], twice that for wide steps
+  MetalScratch inner_;         // [rows, inner], twice that for simdgroup matrices
   MetalScratch normed_, logits_;
   std::vector<float> host_angles_;
   std::vector<AttentionPart> parts_;

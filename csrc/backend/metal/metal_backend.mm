@@ -85,6 +85,7 @@ void MetalBackend::begin(const Step& step) {
   tokens_.assign(step.tokens.begin(), step.tokens.end());
   spans_.assign(step.spans.begin(), step.spans.end());
   row_count_ = static_cast<int64_t>(tokens_.size());
+  is_prefill_ = step.is_prefill;
   normed_layer_ = -1;
   for (const Span& span : spans_) {
     auto* sequence = static_cast<MetalSequence*>(span.sequence);
@@ -159,7 +160,7 @@ void MetalBackend::end() {
 // y (+)= matrix x, for each row.
 void MetalBackend::multiply(const MetalMatrix& matrix, const MetalRows& x, int64_t row_count, const MetalRows& y, bool add) {
   namespace b = metal::buffers::matvec;
-  const bool wide = is_wide(row_count);
+  const bool wide = is_wide();
   commands_->use(wide ? matrix.matmul : matrix.matvec);
   commands_->bind(b::data, matrix.data);
   commands_->bind(b::scales, matrix.scales);

@@ -126,7 +126,7 @@ void MetalBackend::attend(int64_t layer, const Pass& pass, const MixerRows& rows
     partials = stats = 0;
   };
   for (const Block& block : pass.blocks) {
-    if (is_wide(block.count)) {
+    if (is_wide()) {
       attend_wide(layer, pass, block, rows);
       continue;
     }

@@ -66,7 +66,7 @@ void MetalBackend::guess_routes(int64_t layer, Routes& routes) {
 // y (+)= down(silu(gate x) * up x)
 void MetalBackend::gated_mlp(const MlpMatrices& m, const MetalRows& x, int64_t row_count, const MetalRows& y, bool add) {
   const int64_t inner_width = m.gate.rows;
-  const bool wide = is_wide(row_count);
+  const bool wide = is_wide();
   const MetalRows inner{inner_.ensure(*device_, row_count * inner_width * (wide ? 2 : 1)), 0, inner_width};
   if (wide) {
     namespace b = metal::buffers::silu_mul;
@@ -179,9 +179,7 @@ void MetalBackend::encode_expert_group(const ExpertGroup& group, const Routes& r
 
 void MetalBackend::experts(int64_t, const Routes& routes, std::span<const ExpertWork> work) {
   if (work.empty()) return;
-  size_t assignment_count = 0;
-  for (const ExpertWork& expert : work) assignment_count += expert.assignments.size();
-  const bool tiles = is_fast_ && assignment_count > work.size() * metal::matvec_x_rows;
+  const bool tiles = is_wide();
   expert_groups_.clear();
   for (const ExpertWork& expert : work) add_expert(expert, tiles);
   commands_->barrier();

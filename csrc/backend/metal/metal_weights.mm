@@ -136,21 +136,23 @@ void MetalBackend::make_fixed_kernels() {
   }
 }
 
-void MetalBackend::set_weights(const ModelWeights& weights, int64_t experts_per_token) {
-  weights_ = weights;
+void MetalBackend::set_shape(const ModelShape& shape, int64_t experts_per_token) {
+  shape_ = shape;
   experts_per_token_ = experts_per_token;
   if (experts_per_token > metal::experts_per_token_max)
     throw ConfigError("backend=\"metal\": " + std::to_string(experts_per_token) + " experts per token, supported are up to " +
                       std::to_string(metal::experts_per_token_max));
   rope_frequencies_.resize(static_cast<size_t>(shape_.rotary_dim / 2));
   kernels::rope_frequencies(rope_frequencies_.data(), shape_.rotary_dim, shape_.rope_theta);
-  if (weights_.layers.empty()) return;  // the shape alone, for sizes
-  embedding_ = resident(weights_.embedding, "embed_tokens");
-  head_ = resident(weights_.head, "lm_head");
-  final_norm_ = resident(weights_.final_norm, shape_.hidden);
+}
+
+void MetalBackend::set_weights(const ModelWeights& weights) {
+  embedding_ = resident(weights.embedding, "embed_tokens");
+  head_ = resident(weights.head, "lm_head");
+  final_norm_ = resident(weights.final_norm, shape_.hidden);
   layers_.clear();
-  for (size_t i = 0; i < weights_.layers.size(); ++i) {
-    const LayerWeights& from = weights_.layers[i];
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    const LayerWeights& from = weights.layers[i];
     Layer layer;
     layer.input_norm = resident(from.input_norm, shape_.hidden);
     layer.post_norm = resident(from.post_norm, shape_.hidden);

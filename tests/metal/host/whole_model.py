@@ -21,18 +21,18 @@ def main() -> None:
     session = engine.new_session()
     errors = []
 
-    def feed(tokens, **extra):
+    def twice(call):
         try:
-            return session.feed(tokens, **extra)
+            return call()
         except Error as error:  # an injected failure: the same call must then succeed
             errors.append(f"{type(error).__name__}: {error}")
-            return session.feed(tokens, **extra)
+            return call()
 
-    rows = [feed(case["prompt"], all=True)]
+    rows = [twice(lambda: session.feed(case["prompt"], all=True))]
     tokens = []
     for _ in range(case["steps"]):
-        tokens.append(int(rows[-1].reshape(-1, rows[-1].shape[-1])[-1].argmax()))
-        rows.append(feed([tokens[-1]]).reshape(1, -1))
+        tokens.append(int(rows[-1][-1].argmax()))
+        rows.append(twice(lambda: engine.decode([session], [tokens[-1]])))
     np.save(case["out"], np.concatenate(rows))
     print(json.dumps({"tokens": tokens, "errors": errors, "backend": engine.info().backend}))
 
