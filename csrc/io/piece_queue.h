@@ -75,6 +75,6 @@ std::unique_ptr<ReadQueue> make_thread_queue(QueueTuning tuning);
 // Null where the kernel refuses io_uring or the build lacks its header. Linux only.
 std::unique_ptr<ReadQueue> make_uring_queue(QueueTuning tuning);
 // Apple only.
-std::unique_ptr<ReadQueue> make_gcd_queue(QueueTuning tuning);
+std::unique_ptr<ReadQueue> make_gcd_queue(QueueTuning tuning);  // with FLASH_MOE_GCD
 
 }  // namespace flash_moe::io

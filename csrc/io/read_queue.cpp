@@ -8,7 +8,7 @@ namespace {
 
 constexpr int depth_max = 256;
 
-#if defined(__APPLE__)
+#if defined(FLASH_MOE_GCD)
 constexpr const char* known_engines = "auto, threads or gcd";
 #elif defined(__linux__)
 constexpr const char* known_engines = "auto, threads or uring";
@@ -32,7 +32,7 @@ std::unique_ptr<ReadQueue> make_read_queue(const ReadQueueOptions& options) {
     return make_thread_queue(tuning);
   }
 #endif
-#if defined(__APPLE__)
+#if defined(FLASH_MOE_GCD)
   if (options.engine == "gcd") return make_gcd_queue(tuning);
 #endif
   throw ConfigError("io engine: wanted " + std::string(known_engines) + " on this system, got '" +

@@ -32,7 +32,7 @@ constexpr uint64_t piece_bytes = 16 * 1024;  // small, so that small files are c
 constexpr uint64_t file_bytes = 300 * 1024 + 777;
 
 std::vector<std::string> engines() {
-#if defined(__APPLE__)
+#if defined(FLASH_MOE_GCD)
   return {"threads", "gcd"};
 #elif defined(__linux__)
   return {"threads", "uring"};
@@ -43,13 +43,13 @@ std::vector<std::string> engines() {
 
 std::unique_ptr<ReadQueue> make_queue(const std::string& engine, int depth) {
   const QueueTuning tuning{depth, piece_bytes};
-#if defined(__linux__)
+#if defined(FLASH_MOE_GCD)
+  if (engine == "gcd") return flash_moe::io::make_gcd_queue(tuning);
+#elif defined(__linux__)
   if (engine == "uring") {
     if (auto queue = flash_moe::io::make_uring_queue(tuning)) return queue;
     std::printf("  io_uring is refused here: threads in its place\n");
   }
-#elif defined(__APPLE__)
-  if (engine == "gcd") return flash_moe::io::make_gcd_queue(tuning);
 #endif
   return make_thread_queue(tuning);
 }

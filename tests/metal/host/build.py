@@ -26,6 +26,7 @@ TIMEOUT_S = 1800
 FAKE_SOURCES = ["objc_runtime.cpp", "gcd.cpp", "fake_metal_device.cpp", "fake_metal_commands.cpp"]
 OBJC_FLAGS = ["-std=c++20", "-fobjc-runtime=gnustep-2.0", "-fobjc-arc", "-fblocks", "-fPIC"]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-Wno-nullability-completeness"]
+GCD_FLAGS = ["-DFLASH_MOE_GCD"]
 BACKEND = ROOT / "csrc/backend/metal"
 EMULATOR_COMPILER = f"{sys.executable} {HOST.parent / 'rig/compile.py'}"
 
@@ -182,10 +183,36 @@ class HostBuild:
             once(self.cache / f"{texts.stem}.o", build_texts),
         ]
 
+    def gcd_queue(self) -> Path:
+        """The read queue of Apple systems, over the fake libdispatch."""
+        folder = ROOT / "csrc/io"
+        unit = self.cache / "gcd_unit.cpp"
+        text = '#include "io/gcd_queue.cpp"\n#include "io/read_queue.cpp"\n'
+        if not unit.exists() or unit.read_text() != text:
+            unit.write_text(text)
+
+        def build(output: Path) -> None:
+            call(CLANG, "-std=c++20", "-O1", "-fPIC", *WARNINGS, *GCD_FLAGS, *self.includes(), "-c", unit, "-o", output)
+
+        inputs = [folder / "gcd_queue.cpp", folder / "read_queue.cpp", *folder.glob("*.h"), *HOST.glob("include/dispatch/*.h")]
+        return once(self.cache / f"gcd_queue_{mark(inputs)}.o", build)
+
+    def native_test(self, name: str) -> Path:
+        """tests/cpp/`name` with what Apple systems have in the place of Linux's."""
+        folder = ROOT / "tests/cpp"
+        source = folder / name
+        objects = [self.gcd_queue(), *self.core_objects()]
+
+        def build(output: Path) -> None:
+            call(CLANG, "-std=c++20", "-O1", *GCD_FLAGS, *self.includes(), f"-I{folder}", source, "-Wl,-z,muldefs", *objects,
+                 *self.link_flags(), "-o", output)  # fmt: skip
+
+        return once(self.cache / f"{source.stem}_{mark([source, *folder.glob('*.h'), *objects], self.fake_metal().name)}", build)
+
     def library(self, core_objects: Sequence[Path], target: Path) -> None:
-        """libflash_moe.so with the Metal backend in the place of its stub."""
+        """libflash_moe.so with the Metal backend and the GCD queue in the places of their stubs."""
         call(
-            CLANG, "-shared", "-o", target, "-Wl,-z,muldefs", *self.backend_objects(), *core_objects,
+            CLANG, "-shared", "-o", target, "-Wl,-z,muldefs", *self.backend_objects(), self.gcd_queue(), *core_objects,
             *self.link_flags(),
         )  # fmt: skip
 
@@ -205,7 +232,7 @@ class HostBuild:
 
         objects = self.core_objects()
         installed = Path(flash_moe.__file__).parent
-        inputs = [*objects, *self.backend_objects(), installed / "_core.pyi"]
+        inputs = [*objects, *self.backend_objects(), self.gcd_queue(), installed / "_core.pyi"]
 
         def build(output: Path) -> None:
             target = output / "flash_moe"

@@ -98,11 +98,28 @@ def test_an_adverse_device_changes_nothing(run, folder, settings):
     assert np.array_equal(plain, run(path, "metal", settings, cache_slots=6, steps=2)[1])
 
 
+@pytest.mark.parametrize("activations", ["float32", "auto"])
 @pytest.mark.parametrize("options", [{"prefill_chunk": 3}, {"cache_slots": 40}, {"prefetch": True, "cache_slots": 12}], ids=str)
-def test_speed_settings_change_no_bit_in_float32(run, folder, options):
+def test_speed_settings_change_no_bit(run, folder, options, activations):
     path = folder("mlx_4bit_g64")
+    same = {"activations": activations, "steps": 2}
+    plain = run(path, "metal", cache_slots=6, **same)[1]
+    assert np.array_equal(plain, run(path, "metal", **(same | {"cache_slots": 6} | options))[1])
+
+
+@pytest.mark.parametrize("name", ["hf_bf16", "mlx_4bit_g64"])
+def test_prompts_through_simdgroup_matrices_give_the_cpu_s_tokens(run, folder, name):
+    fast = run(folder(name), "metal", cache_slots=6, activations="auto")
+    assert fast[0]["backend"].endswith("fast")
+    assert_same(fast, run(folder(name), "cpu"))
+
+
+def test_experts_read_by_gcd_give_the_same_bits(run, folder):
+    path = folder("hf_bf16")
     plain = run(path, "metal", cache_slots=6, steps=2)[1]
-    assert np.array_equal(plain, run(path, "metal", steps=2, **({"cache_slots": 6} | options))[1])
+    said, rows = run(path, "metal", cache_slots=6, steps=2, io="gcd", fail_read=5)
+    assert [e.split(":")[0] for e in said["errors"]] == ["IoError"]
+    assert np.array_equal(plain, rows)
 
 
 @pytest.mark.parametrize("number", [1, 3, 9])
