@@ -50,8 +50,8 @@ try "Metal against the CPU in float32, validated" env $validation "$python" -m p
 try "Metal against the CPU in float32" env FLASH_MOE_REQUIRE_METAL=1 "$python" -m pytest -q tests/metal/device
 try "A story, Metal" "$scratch/venv/bin/flash-moe" generate "Once upon a time" --max-tokens 60 --temperature 0 --backend metal
 try "A story, CPU" "$scratch/venv/bin/flash-moe" generate "Once upon a time" --max-tokens 60 --temperature 0 --backend cpu
-try "Benchmark, Metal" "$scratch/venv/bin/flash-moe" bench --backend metal
-try "Benchmark, CPU" "$scratch/venv/bin/flash-moe" bench --backend cpu
+try "Benchmark, Metal" "$scratch/venv/bin/flash-moe" bench --backend metal --timing
+try "Benchmark, CPU" "$scratch/venv/bin/flash-moe" bench --backend cpu --timing
 
 say "Result"
 if [ $failed = 0 ]; then echo "all passed"; else echo "something failed; see above"; fi | tee -a "$report"
