@@ -27,20 +27,23 @@ def build(project: str, folder: Path, *defines: str) -> Path:
     return folder
 
 
-def test_a_program_generates_the_tokens_that_python_does(tmp_path: Path):
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory) -> Path:
+    return build("cpp", tmp_path_factory.mktemp("greedy")) / "greedy"
+
+
+def test_a_program_generates_the_tokens_that_python_does(greedy: Path):
     model = flash_moe.demo_model()
     with flash_moe.Engine(model, threads=1) as engine:
         prompt = engine.tokenizer.encode("Once upon a time")
         want = engine.generate(prompt, max_tokens=12, temperature=0).token_ids
-    program = build("cpp", tmp_path) / "greedy"
-    out = run(program, model, "12", *map(str, prompt))
+    out = run(greedy, model, "12", *map(str, prompt))
     assert [int(word) for word in out.split()] == list(want)
 
 
-def test_a_program_catches_the_library_s_errors(tmp_path: Path):
-    program = build("cpp", tmp_path) / "greedy"
+def test_a_program_catches_the_library_s_errors(greedy: Path, tmp_path: Path):
     done = subprocess.run(
-        [program, tmp_path / "none", "1", "1"], capture_output=True, text=True, check=False
+        [greedy, tmp_path / "none", "1", "1"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr

@@ -79,6 +79,7 @@ def test_company_in_a_batch_changes_no_bit(folder: Path, reference: tuple[str, n
         assert np.array_equal(rows[0], expected[60 + i])
 
 
+@pytest.mark.parametrize("reference", ["float32"], indirect=True)
 def test_every_failing_read_is_an_error_and_the_next_call_is_right(
     folder: Path, reference: tuple[str, np.ndarray]
 ) -> None:
