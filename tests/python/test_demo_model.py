@@ -98,6 +98,24 @@ def test_it_tells_a_story(exact: flash_moe.Engine) -> None:
     assert told.text == STORY
 
 
+def log_probabilities(engine: flash_moe.Engine, text: str) -> np.ndarray:
+    logits = engine.logits(engine.tokenizer.encode(text)).astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_integer_activations_are_as_good_as_float32(exact: flash_moe.Engine) -> None:
+    """KL divergence from float32 activations, in nats a token: below 1e-5."""
+    text = "Once upon a time" + STORY
+    want = log_probabilities(exact, text)
+    with flash_moe.Engine(activations="auto") as engine:
+        got = log_probabilities(engine, text)
+    divergence = (np.exp(want) * (want - got)).sum(-1)
+    assert len(divergence) > 60
+    assert divergence.max() < 1e-5
+    assert (want.argmax(-1) == got.argmax(-1)).mean() > 0.95
+
+
 def test_streamed_experts_tell_the_same_tokens() -> None:
     least = flash_moe.plan_memory().memory_bytes_min
     with flash_moe.Engine() as roomy:
