@@ -17,7 +17,12 @@ from flash_moe.synth_weights import Routing, Weights
 
 HIT_RATES = (0.0, 0.5, 0.71, 0.85)
 # Milliseconds of one layer at 4 experts a token and 4 bits on an M3 Max, by the README of danveloper/flash-moe.
-ANCESTOR = {"projections, delta net": 1.22, "out, router, shared expert": 0.55, "reads of 4 experts": 2.41, "host": 0.05}
+ANCESTOR = {
+    "projections, delta net": 1.22,
+    "out, router, shared expert": 0.55,
+    "reads of 4 experts": 2.41,
+    "host": 0.05,
+}
 ANCESTOR_LAYER_MS = 4.28
 
 
@@ -32,7 +37,9 @@ class Layer:
 
 def layers_of(geometry: Geometry, bits: int, group: int, context: int) -> tuple[list[Layer], int]:
     """Returns the layers, and the bytes of the head."""
-    linear_state = 2 * 4 * geometry.linear_value_heads * geometry.linear_key_dim * geometry.linear_value_dim
+    linear_state = (
+        2 * 4 * geometry.linear_value_heads * geometry.linear_key_dim * geometry.linear_value_dim
+    )
     keys_and_values = 2 * 2 * geometry.kv_heads * geometry.head_dim * context  # bf16
     before = [keys_and_values if full else linear_state for full in geometry.full_attention]
     shared = [0] * geometry.layers
@@ -80,20 +87,31 @@ def token_ms(layers: list[Layer], head: int, k: int, hit: float, machine: Machin
     total = head / machine.memory
     for layer in layers:
         before, read, gpu = layer_ms(layer, k, hit, machine)
-        total += before + machine.wait + max(read + (layer.expert / machine.memory if read else 0), gpu)
+        total += (
+            before + machine.wait + max(read + (layer.expert / machine.memory if read else 0), gpu)
+        )
     return total
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="qwen3.5-397b-a17b", help="a name of flash-moe synth, or a config.json")
+    parser.add_argument(
+        "--model", default="qwen3.5-397b-a17b", help="a name of flash-moe synth, or a config.json"
+    )
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--context", type=int, default=4096, help="tokens before this one")
     parser.add_argument("--drive", type=float, default=17.5, help="GB/s")
     parser.add_argument("--memory", type=float, default=400.0, help="GB/s")
-    parser.add_argument("--share", type=float, default=0.6, help="of the memory's rate that the kernels reach (assumed)")
-    parser.add_argument("--wait", type=float, default=0.1, help="milliseconds of a layer's one host wait (assumed)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.6,
+        help="of the memory's rate that the kernels reach (assumed)",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0.1, help="milliseconds of a layer's one host wait (assumed)"
+    )
     return parser.parse_args()
 
 
@@ -103,11 +121,16 @@ def main() -> None:
     layers, head = layers_of(geometry, args.bits, args.group, args.context)
     bound = Machine(args.drive * 1e6, args.memory * 1e6, 0.0)
     assumed = Machine(args.drive * 1e6, args.memory * 1e6 * args.share, args.wait)
-    kinds = {full: layers[geometry.full_attention.index(full)] for full in sorted(set(geometry.full_attention))}
+    kinds = {
+        full: layers[geometry.full_attention.index(full)]
+        for full in sorted(set(geometry.full_attention))
+    }
 
     print(f"{args.model}, {args.bits} bits in groups of {args.group}, {args.context} tokens of context, "
           f"drive {args.drive:g} GB/s, memory {args.memory:g} GB/s\n")  # fmt: skip
-    print("| a layer with | layers | MB before the router | MB of the shared expert | MB of one expert | ms before the router |")
+    print(
+        "| a layer with | layers | MB before the router | MB of the shared expert | MB of one expert | ms before the router |"
+    )
     print("|---|---|---|---|---|---|")
     for full, layer in kinds.items():
         sizes = [layer.before_router, layer.shared_expert, layer.expert]
@@ -128,15 +151,21 @@ def main() -> None:
 
     if args.model != "qwen3.5-397b-a17b":
         return
-    print(f"\n| the ancestor's layer, 4 experts | its ms (of {ANCESTOR_LAYER_MS}) | bytes / rate here, ms |")
+    print(
+        f"\n| the ancestor's layer, 4 experts | its ms (of {ANCESTOR_LAYER_MS}) | bytes / rate here, ms |"
+    )
     print("|---|---|---|")
     n = geometry.layers
     before = sum(layer.before_router for layer in layers) / n / bound.memory
     shared = sum(layer.shared_expert for layer in layers) / n / bound.memory
     four = 4 * sum(layer.expert for layer in layers) / n
     names = list(ANCESTOR)
-    print(f"| {names[0]}; {names[1]} | {ANCESTOR[names[0]]} + {ANCESTOR[names[1]]} | {before:.2f} + {shared:.2f} |")
-    print(f"| {names[2]}, 71 % of them in memory | {ANCESTOR[names[2]]} | {four * 0.29 / bound.drive:.2f} |")
+    print(
+        f"| {names[0]}; {names[1]} | {ANCESTOR[names[0]]} + {ANCESTOR[names[1]]} | {before:.2f} + {shared:.2f} |"
+    )
+    print(
+        f"| {names[2]}, 71 % of them in memory | {ANCESTOR[names[2]]} | {four * 0.29 / bound.drive:.2f} |"
+    )
     print(f"| {names[3]} | {ANCESTOR[names[3]]} | |")
     print(f"| the experts' arithmetic, deferred | not stated | {four / bound.memory:.2f} |")
 

@@ -197,8 +197,11 @@ class Session:
 
     def _feed(self, ids: Sequence[int], progress: Progress | None) -> Logits:
         self.check_room(len(ids))
-        self._logits = self.core.feed([*self._pending, *ids], progress=progress)
-        self._pending = []
+        if self._pending:  # a sampled token is decoded, whatever comes after it
+            self._logits = self._engine.core.decode([self.core], self._pending)[0]
+            self._pending = []
+        if len(ids) or self._logits is None:
+            self._logits = self.core.feed(ids, progress=progress)
         return self._logits
 
     def first_logits(self, ids: Sequence[int], progress: Progress | None) -> Logits:

@@ -345,3 +345,13 @@ def test_a_reader_that_leaves_is_no_traceback(checkpoint):
     assert process.wait(timeout=120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_sampled_tokens_are_decoded_and_prompts_are_not(checkpoint):
+    with flash_moe.Engine(checkpoint("hf_bf16"), threads=1) as engine, engine.session() as session:
+        session.feed([1, 2, 3])
+        session.generate([4, 5], max_tokens=4, temperature=0, ignore_eos=True)
+        session.generate([6], max_tokens=2, temperature=0, ignore_eos=True)
+        stats = engine.stats()
+    # The last token of an answer is decoded when the next one comes.
+    assert (stats.prefill_tokens, stats.decode_tokens) == (6, 5)

@@ -22,7 +22,8 @@ int main(int argc, char** argv) {
       const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
       std::printf("%d ", static_cast<int>(best));
       const int32_t id[] = {static_cast<int32_t>(best)};
-      session->feed(id, logits.data());
+      flash_moe::Session* const sessions[] = {session.get()};
+      engine->decode(sessions, id, logits.data());
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
