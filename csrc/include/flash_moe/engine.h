@@ -121,8 +121,9 @@ class FLASH_MOE_API Session {
   virtual int64_t position() const = 0;          // tokens fed
   virtual std::span<const int32_t> tokens() const = 0;
   virtual uint64_t bytes() const = 0;
-  // Feeds tokens (at least one). Writes the logits after the last one to `last` [vocab] unless null; after every one to `all`
-  // [tokens.size(), vocab] unless null. On any error the session is as it was before the call.
+  // Feeds a prompt, or a part of one (at least one token); sampled tokens go through Engine::decode. Writes the logits
+  // after the last one to `last` [vocab] unless null; after every one to `all` [tokens.size(), vocab] unless null. On any
+  // error the session is as it was before the call.
   virtual void feed(std::span<const int32_t> tokens, float* last, float* all = nullptr,
                     const Progress& progress = nullptr) = 0;
   virtual std::unique_ptr<Session> fork() const = 0;

@@ -20,7 +20,7 @@ if reason and os.environ.get("FLASH_MOE_REQUIRE_METAL") != "1":
 TOKENS = [(7 * i * i + 3 * i) % 250 + 1 for i in range(70)]
 # Largest difference of a logit, against the spread of its row: sums run in another order, and exp has another last bit.
 FLOAT32_TOLERANCE = 2e-4
-# Simdgroup matrices of wide steps sum in yet another order, but in f32 too.
+# Simdgroup matrices, which prompts go through, sum in yet another order, but in f32 too.
 FAST_TOLERANCE = 1e-3
 UNSUPPORTED = ("fp8", "mxfp4", "mxfp8", "nvfp4")
 NAMES = sorted(name for name in CASES if not any(word in name for word in UNSUPPORTED))
