@@ -1,8 +1,8 @@
 """What a golden is: one .npz a case and oracle, with all that is needed to remake it.
 
-Arrays: tokens [T] i32; rows [R] i32 (which positions' logits are kept); logits [R, vocab] f32;
-greedy [16] i32 (continuation after the prompt); metadata, a JSON string (oracle, versions, seed,
-model_sha256, margins).
+Arrays: tokens [T] i32; rows [R] i32 (which positions' logits are kept); logits [R, vocab] f32 (or
+log-probabilities, where the metadata's "values" says so); greedy [16] i32 (continuation after the
+prompt); metadata, a JSON string (oracle, versions, seed, model_sha256, margins).
 """
 
 import json
@@ -15,6 +15,7 @@ from checkpoints.random_numbers import token_ids
 from checkpoints.tokenizer_files import TOKEN_COUNT
 
 FOLDER = Path(__file__).resolve().parent
+LOG_PROBABILITIES = "log_probabilities"  # in "values": an oracle that does not tell its logits
 GREEDY_TOKENS = 16
 # Below these an honest engine could differ from the oracle by rounding alone: choose another seed.
 ROUTER_MARGIN_MIN = 1e-4
@@ -71,6 +72,23 @@ def load(path: Path) -> Golden:
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Returns max |a - b| over the range of a."""
     return float(np.abs(a - b).max() / (a.max() - a.min()))
+
+
+def log_softmax(rows: np.ndarray) -> np.ndarray:
+    """Row-wise log-softmax, computed in float64."""
+    shifted = rows.astype(np.float64) - rows.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Returns each row's KL divergence of q from p; logits or log-probabilities [rows, vocab]."""
+    p, q = log_softmax(p), log_softmax(q)
+    return (np.exp(p) * (p - q)).sum(axis=1)
+
+
+def tells_logits(golden: Golden) -> bool:
+    """False where the golden holds log-probabilities."""
+    return golden.metadata.get("values") != LOG_PROBABILITIES
 
 
 def decided_rows(logits: np.ndarray, tolerance: float) -> np.ndarray:
