@@ -83,7 +83,9 @@ void EngineImpl::feed(SessionImpl& session, std::span<const int32_t> tokens, flo
       SessionImpl* const growing[] = {&session};
       make_room(growing, count);
       const backend::Span span{session.sequence_.get(), 0, count};
-      const backend::Step step{tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), {&span, 1}, true};
+      const backend::Step step{.tokens = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+                               .spans = {&span, 1},
+                               .is_prefill = true};
       const bool final_chunk = done + count == total;
       rows.clear();
       float* out = nullptr;
@@ -133,7 +135,7 @@ void EngineImpl::decode(std::span<Session* const> sessions, std::span<const int3
   const std::lock_guard lock(step_mutex_);
   make_room(members, 1);
   try {
-    run_step({tokens, spans, false}, rows, logits, stop_check(progress, 0, static_cast<int64_t>(tokens.size())));
+    run_step({.tokens = tokens, .spans = spans}, rows, logits, stop_check(progress, 0, static_cast<int64_t>(tokens.size())));
   } catch (...) {
     for (SessionImpl* member : members) member->sequence_->rollback();
     throw;

@@ -7,6 +7,7 @@
 
 #include "kernels/fast_row.h"
 #include "kernels/stored_formats.h"
+#include "kernels/tables.h"
 
 namespace flash_moe::kernels {
 namespace {
@@ -156,6 +157,22 @@ inline void integer_matmul(const MatmulArgs& args) {
     default:
       return integer_products_of<AffineStream<8>>(args);
   }
+}
+
+template <void (*floats)(const MatmulArgs&)>
+void integer_or_float_matmul(const MatmulArgs& args) {
+  if (has_integer_codes(args.matrix)) {
+    integer_matmul(args);
+  } else {
+    floats(args);
+  }
+}
+
+// The table of an ISA; `floats` multiplies by matrices without integer codes.
+template <void (*floats)(const MatmulArgs&)>
+constexpr IntegerKernels integer_table(const char* name) {
+  return {.name = name, .prepared_bytes = fast_row_bytes, .prepare_row = prepare_fast_row,
+          .matmul = integer_or_float_matmul<floats>};
 }
 
 }  // namespace
