@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf_blocks as blocks
+import gguf_file
 import numpy as np
 import numpy.typing as npt
 
@@ -31,7 +32,6 @@ from flash_moe.errors import ConfigError, FormatError
 from flash_moe.geometry import Geometry, Json, geometry_of, load_config
 
 ARCHITECTURE = "qwen35moe"
-ALIGNMENT = 32
 TYPE_IDS = {"f32": 0, "q4_1": 3, "q4_k": 12}
 BLOCKS = {
     "q4_k": (256, blocks.Q4_K_BYTES, blocks.q4_k),
@@ -286,34 +286,6 @@ def metadata_of(config: Json, geometry: Geometry, kind: str) -> Json:
     }
 
 
-def _text(value: str) -> bytes:
-    content = value.encode()
-    return struct.pack("<Q", len(content)) + content
-
-
-def _value(value: Any) -> bytes:  # noqa: ANN401 - one of the types below
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _text(value)
-    if isinstance(value, float):
-        return struct.pack("<If", 6, value)
-    if isinstance(value, list):
-        return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
-    return struct.pack("<II", 4, value)
-
-
-def header_of(metadata: Json, tensors: list[Tensor]) -> bytes:
-    """Returns everything before the tensors' data, padded."""
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
-    out += b"".join(_text(key) + _value(value) for key, value in metadata.items())
-    offset = 0
-    for tensor in tensors:
-        out += _text(tensor.name) + struct.pack("<I", len(tensor.shape))
-        out += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
-        out += struct.pack("<IQ", TYPE_IDS[tensor.kind], offset)
-        offset += tensor.size + -tensor.size % ALIGNMENT
-    return out + bytes(-len(out) % ALIGNMENT)
-
-
 def write_gguf(folder: Path, out: Path, kind: str = "q4_k") -> int:
     """Writes the file (".part" until it is whole) and returns its bytes.
 
@@ -330,14 +302,15 @@ def write_gguf(folder: Path, out: Path, kind: str = "q4_k") -> int:
     part = out.with_name(out.name + ".part")
     try:
         with part.open("wb") as file:
-            file.write(header_of(metadata, tensors))
+            places = [(t.name, t.shape, TYPE_IDS[t.kind], t.size) for t in tensors]
+            file.write(gguf_file.header_of(metadata, places))
             for tensor in tensors:
                 begin = file.tell()
                 for chunk in tensor.data():
                     file.write(np.ascontiguousarray(chunk))
                 if file.tell() - begin != tensor.size:
                     raise AssertionError(f"{tensor.name}: not {tensor.size} bytes")
-                file.write(bytes(-tensor.size % ALIGNMENT))
+                file.write(gguf_file.padding(tensor.size))
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ then all second ones). No MTP head, no vision tower.
 
 import json
 import shutil
-import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ from checkpoints.huggingface_layout import write_config
 from checkpoints.safetensors_file import Stored, read_folder, write
 from checkpoints.tokenizer_files import CONTROL_TOKENS, IM_END
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import gguf_blocks
+import gguf_file
+
 Arrays = dict[str, np.ndarray]
 
 ARCHITECTURES = {
@@ -28,7 +33,7 @@ ARCHITECTURES = {
     "qwen3_next": "qwen3next",
     "qwen3_moe": "qwen3moe",
 }
-ALIGNMENT = 32
+FLOAT32 = 0  # ggml's type id
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # types of tokens
 LEAVES = {
     "input_layernorm": "attn_norm",
@@ -85,10 +90,9 @@ def _tiled(values: np.ndarray, g: Geometry, axis: int = 0) -> np.ndarray:
     """Moves V heads, which share an axis with their channels, from grouped to tiled order."""
     if g.model_type == "qwen3_next":
         return values
-    count = g.linear_value_heads // g.linear_key_heads
-    moved = np.moveaxis(values, axis, 0)
-    heads = moved.reshape(g.linear_key_heads, count, -1, *moved.shape[1:])
-    return np.moveaxis(np.swapaxes(heads, 0, 1).reshape(moved.shape), 0, axis)
+    width = values.shape[axis] // g.linear_value_heads
+    order = gguf_blocks.tiled(g.linear_key_heads, g.linear_value_heads, width)
+    return values.take(order, axis)
 
 
 def _split_qkvz(values: np.ndarray, g: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -237,40 +241,14 @@ def metadata_of(folder: Path, g: Geometry) -> dict[str, Any]:
     }
 
 
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _typed(value: Any) -> tuple[int, bytes]:
-    """Returns GGUF's type id and bytes of a value; an int is a uint32, in a list an int32."""
-    if isinstance(value, str):
-        return 8, _text(value)
-    if isinstance(value, bool):
-        return 7, struct.pack("<?", value)
-    if isinstance(value, float):
-        return 6, struct.pack("<f", value)
-    if isinstance(value, int):
-        return 4, struct.pack("<I", value)
-    kind = 5 if type(value[0]) is int else _typed(value[0])[0]
-    items = [struct.pack("<i", item) if kind == 5 else _typed(item)[1] for item in value]
-    return 9, struct.pack("<IQ", kind, len(value)) + b"".join(items)
-
-
 def write_gguf(path: Path, metadata: dict[str, Any], tensors: Arrays) -> None:
     """Writes a GGUF file of version 3; all tensors are float32."""
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
-    for key, value in metadata.items():
-        kind, data = _typed(value)
-        head += _text(key) + struct.pack("<I", kind) + data
-    body = b""
-    for name, values in tensors.items():
-        head += _text(name) + struct.pack("<I", values.ndim)
-        head += struct.pack(f"<{values.ndim}Q", *reversed(values.shape))
-        head += struct.pack("<IQ", 0, len(body))
-        data = np.ascontiguousarray(values, "<f4").tobytes()
-        body += data + bytes(-len(data) % ALIGNMENT)
-    path.write_bytes(head + bytes(-len(head) % ALIGNMENT) + body)
+    places = [(name, values.shape, FLOAT32, 4 * values.size) for name, values in tensors.items()]
+    with path.open("wb") as file:
+        file.write(gguf_file.header_of(metadata, places))
+        for values in tensors.values():
+            file.write(np.ascontiguousarray(values, "<f4"))
+            file.write(gguf_file.padding(4 * values.size))
 
 
 def convert(source: Path, case: Case, scratch: Path) -> Path:
