@@ -37,7 +37,7 @@ void sync_folder_of(const std::string& path) {
 
 OutputFile::OutputFile(std::string path, WriteFn write_fn)
     : path_(std::move(path)),
-      partial_path_(path_ + ".partial"),
+      partial_path_(path_ + partial_suffix),
       write_fn_(write_fn ? write_fn : &::write) {
   fd_ = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail("create " + partial_path_, errno);

@@ -14,9 +14,12 @@ namespace flash_moe::io {
 // Same contract as write(2). Tests pass their own to return short writes, EINTR and ENOSPC.
 using WriteFn = ssize_t (*)(int fd, const void* data, size_t bytes);
 
+// What a file's name ends in while it is written; a killed process leaves such files behind.
+inline constexpr const char* partial_suffix = ".partial";
+
 class OutputFile {
  public:
-  // Opens "<path>.partial", emptied. Throws IoError.
+  // Opens path + partial_suffix, emptied. Throws IoError.
   explicit OutputFile(std::string path, WriteFn write_fn = nullptr);
   // Without commit(), the partial file is removed and `path` stays as it was.
   ~OutputFile();

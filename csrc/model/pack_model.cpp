@@ -10,6 +10,7 @@
 #include "flash_moe/error.h"
 #include "format/affine.h"
 #include "format/crc32c.h"
+#include "io/output_file.h"
 #include "model/pack_dense.h"
 #include "model/pack_files.h"
 #include "model/pack_settings.h"
@@ -151,6 +152,16 @@ class Packer {
                         {"checksum", int64_t{checksum}}};
   }
 
+  // An earlier run may have been killed while it wrote its first file, the manifest.
+  bool holds_nothing() const {
+    const std::string first_file = std::string(format::manifest_name) + io::partial_suffix;
+    std::error_code error;
+    const fs::directory_iterator entries(destination_, error);
+    if (error) throw IoError("list folder " + destination_ + ": " + error.message());
+    return std::all_of(begin(entries), end(entries),
+                       [&](const fs::directory_entry& entry) { return entry.path().filename() == first_file; });
+  }
+
   // Makes the folder, or takes over what an earlier run listed. True when that run finished.
   bool open_destination() {
     std::error_code error;
@@ -158,7 +169,7 @@ class Packer {
     if (error) throw IoError("create folder " + destination_ + ": " + error.message());
     auto before = format::read_manifest(destination_, true);
     if (!before) {
-      if (!fs::is_empty(destination_, error)) {
+      if (!holds_nothing()) {
         throw ConfigError("pack destination " + destination_ + " is not empty and holds no pack");
       }
       return false;
@@ -192,7 +203,7 @@ class Packer {
       const std::string name = entry.path().filename().string();
       std::error_code error;
       const bool is_weight = ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json") ||
-                             ends_with(name, ".pack") || ends_with(name, ".partial") || ends_with(name, ".bin") ||
+                             ends_with(name, ".pack") || ends_with(name, io::partial_suffix) || ends_with(name, ".bin") ||
                              ends_with(name, ".gguf") || name == format::manifest_name;
       if (name[0] == '.' || is_weight || !entry.is_regular_file(error) ||
           entry.file_size(error) > copied_file_bytes_max) {

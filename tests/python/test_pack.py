@@ -122,6 +122,18 @@ def test_a_finished_pack_is_kept_and_other_options_are_refused(checkpoint, pack)
     assert file_bytes(folder) == before
 
 
+def test_a_pack_killed_while_it_wrote_its_first_file_starts_again(checkpoint, pack, tmp_path):
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear")
+    _, line = pack(checkpoint("hf_moe"), code=2)
+    assert "is not empty and holds no pack" in line
+    (folder / "letter.txt").rename(folder / "manifest.json.partial")
+    pack(checkpoint("hf_moe"))
+    assert np.isfinite(logits_of(folder)).all()
+    assert not list(folder.glob("*.partial"))
+
+
 # Packs in children that are killed after part of the time that a pack takes, and looks at what each
 # leaves. Forks happen here, in a process with a single thread.
 KILLER = """

@@ -298,6 +298,15 @@ TEST(destinations_that_hold_something_else_are_refused) {
   CHECK(taken.read("letter.txt") == "dear");
 }
 
+TEST(a_pack_killed_while_it_wrote_its_first_file_starts_again) {
+  const Source source;
+  const test::Folder killed;
+  killed.write("manifest.json.partial", "{\"format");
+  pack_folder(source.folder.path(), killed.path(), {});
+  CHECK(ModelFiles::open(killed.path()) != nullptr);
+  CHECK(!std::filesystem::exists(killed.path() + "/manifest.json.partial"));
+}
+
 TEST(weights_that_are_not_numbers_are_not_quantised) {
   Source source;
   test::Tensor& experts = test::named(source.tensors, "layers.1.mlp.experts.down_proj");
