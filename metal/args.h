@@ -4,7 +4,7 @@
 //
 // Rules that hold for all kernels:
 //   activations are f32; a row of x read by a quantised matrix starts on 16 bytes and has a multiple of 32 columns
-//   matrix data starts on 4 bytes (affine) or on its element (f32, f16, bf16); scales and biases on their element
+//   matrix data starts on 4 bytes (quantised) or on its element (f32, f16, bf16); scales and biases on their element
 //   grids count threadgroups unless "threads" is said; threadgroups have exactly the size stated here
 //   a declared buffer is always bound: where a format has no scales and biases, the data is bound again
 //   outputs never alias inputs unless "in place" is said
@@ -29,11 +29,22 @@ enum FunctionConstant : uint32_t {
   constant_attention_gate = 5  // bool: q holds [q | gate] a head, and the output is multiplied by sigmoid(gate)
 };
 
-enum ElementKind : uint32_t { element_f32 = 0, element_f16 = 1, element_bf16 = 2, element_affine = 3 };
+enum ElementKind : uint32_t {
+  element_f32 = 0,
+  element_f16 = 1,
+  element_bf16 = 2,
+  element_affine = 3,     // code * scale + bias
+  element_mxfp4 = 4,      // E2M1 * 2^(scale - 127)
+  element_nvfp4 = 5,      // E2M1 * E4M3
+  element_mxfp8 = 6,      // E4M3 * 2^(scale - 127)
+  element_fp8_block = 7   // E4M3 * scale of its 128 x 128 block
+};
 
 // One number for what base/matrix.h says of a matrix, so that a pipeline is specialised for it.
-//   affine:  bits 2, 3, 4, 5, 6, 8; group 32, 64, 128; scale_kind of scales and biases
-//   others:  kind alone
+//   f32, f16, bf16:        kind alone
+//   affine:                bits 2, 3, 4, 5, 6, 8; group 32, 64, 128; scale_kind of scales and biases
+//   mxfp4, nvfp4, mxfp8:   bits 4, 4, 8; group 32, 16, 32; one byte a scale
+//   fp8_block:             bits 8; group 128; scale_kind
 inline constexpr uint32_t weight_format(uint32_t kind, uint32_t bits, uint32_t group, uint32_t scale_kind) {
   return kind | bits << 4 | scale_kind << 8 | group << 12;
 }

@@ -32,7 +32,7 @@ inline void fill_weights(threadgroup float* tile, Weights weights, uint format, 
   const uint row = first_row + fill_row(thread_);
   const uint col = first_col + fill_col(thread_);
   threadgroup float* to = tile + fill_row(thread_) * tile_stride + fill_col(thread_);
-  if (format_kind(format) != element_affine || row >= rows) {
+  if (is_plain(format) || row >= rows) {
     for (uint j = 0; j < run; ++j) {
       const bool inside = row < rows && col + j < cols;
       to[j] = inside ? load_element(weights.data, ulong(row) * cols + col + j, format_kind(format)) : 0.0f;
@@ -45,6 +45,14 @@ inline void fill_weights(threadgroup float* tile, Weights weights, uint format, 
   ulong codes = 0;
   for (uint j = 0; j < 8; ++j) {
     if (j < bits) codes |= ulong(from[j]) << (8 * j);
+  }
+  if (format_kind(format) != element_affine) {
+    const float scale = float_scale(weights, format, cols, row, col);
+    for (uint j = 0; j < run; ++j) {
+      const uint code = uint(codes >> (j * bits)) & ((1u << bits) - 1u);
+      to[j] = scale * float_code_value(code, bits);
+    }
+    return;
   }
   const ulong scale_at = ulong(row) * (cols / format_group(format)) + col / format_group(format);
   const float scale = load_element(weights.scales, scale_at, format_scale_kind(format));

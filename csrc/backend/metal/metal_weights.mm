@@ -8,6 +8,8 @@
 namespace flash_moe::backend {
 namespace {
 
+constexpr uint32_t kFp8BlockCols = 128;
+
 uint32_t element_kind(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
@@ -22,7 +24,7 @@ uint32_t element_kind(Dtype dtype) {
   }
 }
 
-uint32_t format_of(const Matrix& m, const std::string& name) {
+uint32_t format_of(const Matrix& m) {
   switch (m.format) {
     case MatrixFormat::f32:
       return metal::weight_format(metal::element_f32, 0, 0, 0);
@@ -32,15 +34,20 @@ uint32_t format_of(const Matrix& m, const std::string& name) {
       return metal::weight_format(metal::element_bf16, 0, 0, 0);
     case MatrixFormat::affine:
       return metal::weight_format(metal::element_affine, m.bits, m.group, element_kind(m.scale_dtype));
-    default:
-      throw ConfigError("backend=\"metal\": " + name + " is fp8, mxfp or nvfp4, which has no Metal kernel yet; use an "
-                        "affine or bf16 checkpoint, or backend=\"cpu\"");
+    case MatrixFormat::mxfp4:
+      return metal::weight_format(metal::element_mxfp4, m.bits, m.group, 0);
+    case MatrixFormat::nvfp4:
+      return metal::weight_format(metal::element_nvfp4, m.bits, m.group, 0);
+    case MatrixFormat::mxfp8:
+      return metal::weight_format(metal::element_mxfp8, m.bits, m.group, 0);
+    case MatrixFormat::fp8_block:
+      break;
   }
+  return metal::weight_format(metal::element_fp8_block, m.bits, kFp8BlockCols, element_kind(m.scale_dtype));
 }
 
 uint32_t data_alignment(const Matrix& m) {
-  if (m.format == MatrixFormat::affine) return 4;
-  return m.format == MatrixFormat::f32 ? 4 : 2;
+  return m.format == MatrixFormat::f16 || m.format == MatrixFormat::bf16 ? 2 : 4;
 }
 
 void require_aligned(const Matrix& m, const std::string& name) {
@@ -55,7 +62,7 @@ MetalMatrix MetalBackend::resident(const Matrix& matrix, const char* name) {
   MetalMatrix made;
   if (matrix.empty()) return made;
   require_aligned(matrix, name);
-  made.format = format_of(matrix, name);
+  made.format = format_of(matrix);
   made.rows = static_cast<uint32_t>(matrix.rows);
   made.cols = static_cast<uint32_t>(matrix.cols);
   const auto scale_bytes = static_cast<size_t>(matrix.scales_bytes());
@@ -177,9 +184,9 @@ void MetalBackend::set_weights(const ModelWeights& weights) {
 
 const MetalBackend::ExpertKernels& MetalBackend::expert_kernels(const ExpertMatrices& m) {
   const std::string name = "an expert";
-  const uint32_t gate = format_of(m.gate, name);
-  const uint32_t up = format_of(m.up, name);
-  const uint32_t down = format_of(m.down, name);
+  const uint32_t gate = format_of(m.gate);
+  const uint32_t up = format_of(m.up);
+  const uint32_t down = format_of(m.down);
   for (const Matrix* matrix : {&m.gate, &m.up, &m.down}) require_aligned(*matrix, name);
   for (const auto& known : expert_kernels_)
     if (known->gate == gate && known->up == up && known->down == down) return *known;

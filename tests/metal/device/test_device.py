@@ -22,8 +22,6 @@ TOKENS = [(7 * i * i + 3 * i) % 250 + 1 for i in range(70)]
 FLOAT32_TOLERANCE = 2e-4
 # Simdgroup matrices, which prompts go through, sum in yet another order, but in f32 too.
 FAST_TOLERANCE = 1e-3
-UNSUPPORTED = ("fp8", "mxfp4", "mxfp8", "nvfp4")
-NAMES = sorted(name for name in CASES if not any(word in name for word in UNSUPPORTED))
 
 
 def logits(folder: Path, **settings: object) -> np.ndarray:
@@ -40,7 +38,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.abs(a - b).max(axis=-1) / (b.max(axis=-1) - b.min(axis=-1))).max())
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=sorted(CASES))
 def folder(request, tmp_path_factory):
     return make(request.param, tmp_path_factory.mktemp("checkpoints") / request.param)
 

@@ -23,7 +23,8 @@ STEPS = 4
 # Largest difference of a logit, against the spread of its row: sums run in another order, and exp has another last bit.
 TOLERANCE = 2e-4
 
-CHECKPOINTS = ["hf_bf16", "mlx_4bit_g64", "hf_full_attention", "hf_linear_attention", "hf_moe"]
+MIXERS = ["hf_bf16", "mlx_4bit_g64", "hf_full_attention", "hf_linear_attention", "hf_moe"]
+FLOAT_CODES = ["hf_fp8", "mlx_mxfp4", "mlx_mxfp8", "mlx_nvfp4"]
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,7 @@ def assert_same(metal, cpu) -> None:
     assert difference.max() < TOLERANCE, difference
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", MIXERS + FLOAT_CODES)
 def test_tiny_checkpoints_give_the_cpu_s_tokens_from_a_small_cache(run, folder, name):
     assert_same(run(folder(name), "metal", cache_slots=6), run(folder(name), "cpu"))
 

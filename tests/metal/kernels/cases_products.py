@@ -4,7 +4,7 @@
 import numpy as np
 
 from .case import Case, args, f32, unwritten
-from .weights import AFFINE, EPS, Matrix, random_matrix
+from .weights import AFFINE, EPS, FLOAT_CODES, Matrix, random_matrix
 
 PLAIN = ["f32", "f16", "bf16"]
 GROUP_COLS = {
@@ -207,6 +207,10 @@ def cases() -> list[Case]:
             for rows, cols, n in ((1, 1, 1), (9, 133, 2), (5, 260, 4))
         ]
         out.append(embed(rng, kind, 7, 45, 2))
+    for form in FLOAT_CODES:
+        out.append(matvec(rng, form, 13, 288, 1))
+        out.append(matvec(rng, form, 133, 160, 5, add=True))
+        out.append(embed(rng, form, 131, 288, 4))
     out.append(matvec(rng, (4, 64), 16, 2048, 1))
     out.append(matvec(rng, (4, 64), 3, 64, 9))
     out.append(gated_matvec(rng, (4, 64), (4, 64), 20, 128, 1))
@@ -216,6 +220,8 @@ def cases() -> list[Case]:
         out += expert_cases(rng, form, [1, 1, 1, 1], 128, 64)
     out += expert_cases(rng, (4, 32), [1, 9, 4, 2], 96, 160)
     out += expert_cases(rng, (6, 64, "f32"), [3], 64, 192)
+    for form in ("mxfp4", "nvfp4", "fp8-f32"):
+        out += expert_cases(rng, form, [1, 2], 160, 32)
     return out + tile_cases(rng)
 
 
@@ -224,10 +230,12 @@ def tile_cases(rng) -> list[Case]:
     for i, (bits, group) in enumerate(AFFINE):
         form = (bits, group, ("f16", "f32", "bf16")[i % 3])
         out.append(matvec(rng, form, 37, GROUP_COLS[group], 5, tiles=True))
+    out += [matvec(rng, form, 131, 160, 3, tiles=True) for form in FLOAT_CODES]
     out.append(matvec(rng, (4, 64), 32, 64, 33, add=True, tiles=True))
     out += [matvec(rng, kind, 33, 45, 2, tiles=True) for kind in PLAIN]
     out.append(matvec(rng, "f32", 1, 1, 1, tiles=True))
     out += expert_cases(rng, (4, 32), [1, 40, 3], 96, 64, tiles=True)
     out += expert_cases(rng, (3, 64, "f16"), [5], 64, 128, tiles=True)
     out += expert_cases(rng, "bf16", [2, 1], 40, 70, tiles=True)
+    out += expert_cases(rng, "mxfp8", [2, 1], 96, 64, tiles=True)
     return out

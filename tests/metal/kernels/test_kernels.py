@@ -57,7 +57,7 @@ def test_every_kernel_has_a_case(images):
 def test_rows_computed_together_have_the_bits_they_have_alone(images):
     """Contract 1: batch and chunking never change a token, as far as the products go."""
     rng = np.random.default_rng(11)
-    for form in ((4, 64), (3, 32), "bf16"):
+    for form in ((4, 64), (3, 32), "nvfp4", "bf16"):
         together = cases_products.matvec(rng, form, 12, 384, 7)
         image = images["matvec"]
         work = together.dispatch(image)

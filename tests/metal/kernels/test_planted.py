@@ -23,6 +23,9 @@ MISTAKES = {
     "a simdgroup function in divergent code": (
         "norms", "gated_norm", "const float scale = 1.0f", "if (lane > 20) return;\n  const float scale = 1.0f",
     ),
+    "a row has one scale": (
+        "matmul", "matmul", "float_scale(weights, format, cols, row, col)", "float_scale(weights, format, cols, row, 0)",
+    ),
     "an empty split is not empty": ("attention", "attention_decode", "a == -INFINITY ? 0.0f : ", ""),
     "the window of the convolution is one row off": (
         "delta_net", "conv_silu", "window[j + 1];\n  }\n", "window[j + 1];\n    window[0] = 0.0f;\n  }\n",

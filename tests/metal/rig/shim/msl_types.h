@@ -153,3 +153,4 @@ typedef metal::packed_vec<ushort, 4> packed_ushort4;
 typedef metal::packed_vec<uint, 4> packed_uint4;
 #define as_type metal::shim::as_type
 #define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
