@@ -42,4 +42,4 @@ target_sources(flash_moe_objects PRIVATE ${metal_sources} ${embedded})
 set_source_files_properties(${metal_sources} PROPERTIES COMPILE_OPTIONS "-fobjc-arc")
 set_source_files_properties(${embedded} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 target_include_directories(flash_moe_objects PRIVATE ${PROJECT_SOURCE_DIR})  # "metal/args.h"
-target_link_libraries(flash_moe_objects PUBLIC "-framework Foundation" "-framework Metal")
+list(APPEND frameworks "-framework Foundation" "-framework Metal")

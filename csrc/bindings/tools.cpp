@@ -66,7 +66,7 @@ void bind_tools(nb::module_& m) {
       "Bytes a second of reading records at random places of a file, by number of reads in flight.");
   m.def("policy_names", &policy_names, "Eviction policies by name.");
   m.def("backends", &backends, "Backends by name: empty when usable here, else the reason why not.");
-  m.def("cpu_isas", &cpu_isas, "Names of the CPU kernels that this machine can run, slowest first.");
+  m.def("cpu_isas", &cpu_isas, "Names of the CPU kernels that this machine can run, the fastest last.");
 }
 
 }  // namespace flash_moe::bindings

@@ -43,7 +43,7 @@ std::unique_ptr<backend::Backend> make_backend(const EngineOptions& options) {
   if (name == "cuda") return backend::create_cuda_backend(made);
   if (name == "cpu") return backend::create_cpu_backend(made);
   if (name != "auto") throw ConfigError("backend=\"" + name + "\": known are auto, cpu, metal and cuda");
-  if (backend::metal_unavailable_reason().empty()) return backend::create_metal_backend(made);
+  // Metal runs where it is asked for by name: its tests have passed on an emulator, never yet on a GPU.
   if (backend::cuda_unavailable_reason().empty()) return backend::create_cuda_backend(made);
   return backend::create_cpu_backend(made);
 }

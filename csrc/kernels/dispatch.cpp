@@ -10,6 +10,16 @@ namespace {
 
 constexpr int kTablesMax = 6;
 
+Kernels fast_table(const Kernels& floats, const IntegerKernels& integers) {
+  Kernels table = floats;
+  table.name = integers.name;
+  table.precision = Precision::fast;
+  table.prepared_bytes = integers.prepared_bytes;
+  table.prepare_row = integers.prepare_row;
+  table.matmul = integers.matmul;
+  return table;
+}
+
 struct TableList {
   Kernels made[kTablesMax] = {};
   const Kernels* tables[kTablesMax + 1] = {};
@@ -20,15 +30,17 @@ struct TableList {
     tables[count] = &made[count];
     ++count;
   }
-  void add(const Kernels& floats, const IntegerKernels& integers) {
-    Kernels table = floats;
-    table.name = integers.name;
-    table.precision = Precision::fast;
-    table.prepared_bytes = integers.prepared_bytes;
-    table.prepare_row = integers.prepare_row;
-    table.matmul = integers.matmul;
+  void add(const Kernels& floats, const IntegerKernels& integers) { add(fast_table(floats, integers)); }
+#if defined(__APPLE__)
+  // NEON but for linear attention.
+  void add_accelerate(const IntegerKernels* integers) {
+    Kernels table = integers ? fast_table(kNeonFloat32, *integers) : kNeonFloat32;
+    table.name = "accelerate";
+    table.has_reference_bits = false;
+    table.delta_step = accelerate_delta_step;
     add(table);
   }
+#endif
 };
 
 // Adds to `list` in place: its tables point into it.
@@ -45,6 +57,9 @@ void add_available(TableList& list, Precision precision) {
     if (cpu.amx_int8) list.add(kAvx512Float32, kAmxInteger);
   }
 #elif defined(__aarch64__)
+#if defined(__APPLE__)
+  list.add_accelerate(precision == Precision::float32 ? nullptr : cpu.neon_dot ? &kNeonDotInteger : &kNeonInteger);
+#endif
   if (precision == Precision::float32) {
     if (cpu.neon) list.add(kNeonFloat32);
   } else {

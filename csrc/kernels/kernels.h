@@ -7,7 +7,7 @@
 // So a product of T rows gives each row the bits that it has alone, and any split of output rows over
 // threads gives the same bits. Reductions over a row use a lane structure fixed by the ISA file, never one that
 // depends on row_count, on out_begin or on alignment. All tables share one order (reference.cpp), so they give equal bits
-// too: which table runs never changes a token.
+// too: which table runs never changes a token. One with another order says so and runs only where it is asked for.
 // All functions are thread-safe on disjoint outputs; none allocates, throws or logs.
 
 #include <cstddef>
@@ -68,6 +68,7 @@ struct DeltaStepArgs {
 struct Kernels {
   const char* name;  // "reference", "avx2", "avx512", "avx512vnni", "neon", ...
   Precision precision;
+  bool has_reference_bits = true;  // false: sums in an order of its own
 
   // Bytes of one prepared row of `cols` inputs; a multiple of 64. Holds the f32 values, and for
   // Precision::fast what the integer products need beside them.
@@ -98,10 +99,11 @@ struct Kernels {
 // One float sum over inputs by plain C++: the definition. Always available.
 const Kernels& reference_kernels(Precision precision);
 
-// Every table this CPU can run for `precision`, slowest first; [0] is the reference. Null-terminated.
+// Every table this CPU can run for `precision`: the reference, what runs by name only, the others, slowest first.
+// Null-terminated.
 const Kernels* const* available_kernels(Precision precision);
 
-// The fastest of available_kernels, or the one named ("auto" for the fastest).
+// The table of that name; "auto" is the fastest that has the reference's bits.
 // Null when this CPU or build has no kernels of that name.
 const Kernels* find_kernels(const char* name, Precision precision);
 

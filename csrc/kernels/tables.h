@@ -23,4 +23,7 @@ extern const Kernels kAvx2Float32;
 extern const Kernels kAvx512Float32;
 extern const Kernels kNeonFloat32;
 
+// Kernels::delta_step by Accelerate. Apple systems only.
+void accelerate_delta_step(const DeltaStepArgs& args);
+
 }  // namespace flash_moe::kernels

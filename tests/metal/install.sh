@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what tests/metal needs on Debian 12 or Ubuntu: LLVM 19 and, into the folder given (default: build/metal-wheels),
-# the wheels with Apple-compiled kernels and Apple's API metadata. Nothing of that is committed.
+# the wheel with Apple-compiled kernels and Apple's C++ headers. Nothing of that is committed.
 set -e
 folder=${1:-build/metal-wheels}
 sudo=""
@@ -11,7 +11,4 @@ $sudo apt-get install -y --no-install-recommends \
 mkdir -p "$folder"
 # MIT; the kernels in it are MLX's, compiled by Apple's compiler. metal-cpp in it is Apache-2.0.
 python3 -m pip download --no-deps --only-binary=:all: --platform macosx_14_0_arm64 -d "$folder" mlx-metal==0.32.4
-# MIT; only the metadata of the Metal framework is read.
-python3 -m pip download --no-deps --only-binary=:all: --platform macosx_10_13_universal2 --python-version 3.12 \
-  -d "$folder" pyobjc-framework-Metal==12.2.2
 echo "set FLASH_MOE_METAL_WHEELS=$folder to run the tests that read the wheels"

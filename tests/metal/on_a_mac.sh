@@ -41,7 +41,7 @@ say "Machine"
 
 python3 -m venv "$scratch/venv" || exit 2
 python="$scratch/venv/bin/python"
-try "Build" "$python" -m pip install --quiet --config-settings=cmake.define.FLASH_MOE_METAL=ON .
+try "Build" "$python" -m pip install --quiet .
 try "Test packages" "$python" -m pip install --quiet -r tests/requirements.txt
 
 # Both ways of getting kernels: the embedded metallib, and sources compiled at run time.

@@ -17,7 +17,7 @@ struct EngineOptions {
   std::string kv_dtype = "auto";     // auto | float32 | bfloat16; auto is float32 with float32 activations
 
   // Speed only: none of these changes a result.
-  std::string isa = "auto";          // cpu kernels by name; all give the same bits
+  std::string isa = "auto";          // cpu kernels by name; all but "accelerate" give the same bits
   std::string cache = "auto";        // auto | slots (own memory, direct reads) | os (the page cache keeps experts)
   std::string policy = "auto";       // eviction policy by name
   std::string io = "auto";           // auto | threads | uring | gcd

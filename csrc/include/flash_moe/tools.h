@@ -21,7 +21,7 @@ FLASH_MOE_API std::vector<std::string> policy_names();
 
 // Backends by name: empty when it can be used here, else why not.
 FLASH_MOE_API std::map<std::string, std::string> backends();
-// Names of the cpu kernels that this machine can run, slowest first.
+// Names of the cpu kernels that this machine can run, the fastest last ("accelerate" is not ordered).
 FLASH_MOE_API std::vector<std::string> cpu_isas();
 
 // Bytes a second that this machine's memory gives to `threads` reading threads; about `seconds` of reading. ConfigError for

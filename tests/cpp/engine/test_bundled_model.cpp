@@ -54,7 +54,8 @@ void check_every_table(kernels::Precision precision, const Story& recorded) {
     options.activations = precision == kernels::Precision::fast ? "auto" : "float32";
     options.cache_slots = 16;
     const Story told = tell(options);
-    const bool same = told.tokens == recorded.tokens && told.checksum == recorded.checksum;
+    const bool same_logits = !(*table)->has_reference_bits || told.checksum == recorded.checksum;
+    const bool same = told.tokens == recorded.tokens && same_logits;
     CHECK(same);
     if (same) continue;
     std::printf("  %s: {{", (*table)->name);

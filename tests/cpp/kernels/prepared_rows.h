@@ -85,7 +85,9 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
 inline std::vector<const Kernels*> all_tables() {
   std::vector<const Kernels*> all;
   for (Precision precision : {Precision::float32, Precision::fast}) {
-    for (const Kernels* const* k = flash_moe::kernels::available_kernels(precision); *k; ++k) all.push_back(*k);
+    for (const Kernels* const* k = flash_moe::kernels::available_kernels(precision); *k; ++k) {
+      if ((*k)->has_reference_bits) all.push_back(*k);
+    }
   }
   return all;
 }

@@ -64,3 +64,14 @@ def test_the_backend_compiles_for_apple_and_sends_known_selectors(apple):
     sent = typecheck.sent_selectors(image)
     assert {"waitUntilSignaledValue:timeoutMS:", "memoryBarrierWithScope:"} <= sent
     assert not sent - typecheck.apple_selectors(apple) - typecheck.FOUNDATION
+
+
+def test_the_whole_library_compiles_for_apple_and_leaves_only_apple_s_symbols_open(apple):
+    unit, version = apple.backend_unit()
+    backend = build.once(
+        apple.cache / f"backend_apple_{version}.o", lambda to: typecheck.compile_for_apple(apple, unit, to)
+    )
+    open_symbols = typecheck.left_to_the_system([*typecheck.core_objects(apple), backend])
+    unknown = {name for name in open_symbols - typecheck.system_symbols() if not typecheck.RUNTIMES.match(name)}
+    assert unknown == set()
+    assert "_dispatch_group_async_f" in open_symbols

@@ -1,4 +1,4 @@
-"""Compiles host code for the Apple target and lists what it sends.
+"""Compiles host code for the Apple target, lists what it sends, and what the whole library leaves to the system.
 
     python tests/metal/host/typecheck.py out.o file.mm...
 
@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file
@@ -27,7 +28,22 @@ FOUNDATION = {
 }  # fmt: skip
 
 
-def compile_for_apple(host: build.HostBuild, source: Path, output: Path) -> str:
+OBJECTIVE_C = ["-O2", "-fobjc-arc", "-fblocks", "-x", "objective-c++", "-Wno-nullability-completeness", *STRICT]
+CORE = [
+    "-O0", "-fno-sanitize=all", "-Werror", "-ffp-contract=off", "-DFLASH_MOE_GCD", '-DFLASH_MOE_VERSION="0"',
+    f"-I{build.ROOT / 'tests/cpp/not_apple'}",
+]  # fmt: skip
+NOT_FOR_APPLE = re.compile(r"_(avx2|avx512|avx512vnni|amx)\.cpp$|/uring_queue\.cpp$|/(bindings|metal|cuda)/")
+COMPILED_ALONE = re.compile(r"_(neon|neon_dot|accelerate)\.cpp$")
+# Of the C++ and Objective-C runtimes, and of the frameworks; what else is left over must be in libSystem.
+RUNTIMES = re.compile(
+    r"__ZT?[A-Za-z]*K?St|__ZT[ITVS]*N?K?St|__ZTVN10__cxxabiv1|__Z(dl|da|nw|na)|___cxa_|___dynamic_cast$|___gxx_personality_v0$"
+    r"|__Unwind_|___stack_chk_|__tlv_|___dso_handle$|_objc_|__objc_|_OBJC_CLASS_\$_(NS|MTL)\w+$|_MTLCreateSystemDefaultDevice$"
+    r"|___isPlatformVersionAtLeast$|__NSConcrete|___CFConstantStringClassReference$"
+)
+
+
+def compile_for_apple(host: build.HostBuild, source: Path, output: Path, flags: Sequence[str] = OBJECTIVE_C) -> str:
     """Compiles; returns the diagnostics. Raises RuntimeError with them where the compiler refuses."""
     compiler = build.zig()
     if compiler is None:
@@ -35,9 +51,8 @@ def compile_for_apple(host: build.HostBuild, source: Path, output: Path) -> str:
     cache = host.cache / "zig"
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
     command = [
-        *compiler, "c++", "-target", "aarch64-macos.14.0", "-std=c++20", "-fobjc-arc", "-fblocks", "-x", "objective-c++",
-        "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-nullability-completeness", *STRICT, *host.includes(),
-        "-O2", "-c", str(source), "-o", str(output),
+        *compiler, "c++", "-target", "aarch64-macos.14.0", "-std=c++20", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", *flags,
+        *host.includes(), "-c", str(source), "-o", str(output),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=build.TIMEOUT_S, check=False)
     if done.returncode:
@@ -56,6 +71,41 @@ def apple_selectors(host: build.HostBuild) -> set[str]:
     folder = host.metal_cpp()
     texts = [(folder / "Metal/MTLHeaderBridge.hpp").read_text(), (folder / "Foundation/NSPrivate.hpp").read_text()]
     return {name for text in texts for name in re.findall(r'"([^"]+)"', text)}
+
+
+def core_objects(host: build.HostBuild) -> list[Path]:
+    """Every source of csrc that an Apple system compiles, but for the bindings and the Metal backend; a folder is a unit."""
+    folder = build.ROOT / "csrc"
+    groups: dict[str, list[Path]] = {"cuda_missing": [folder / "backend/cuda/missing.cpp"]}
+    for path in sorted(folder.rglob("*.cpp")):
+        if not NOT_FOR_APPLE.search(path.as_posix()):
+            alone = COMPILED_ALONE.search(path.name)
+            groups.setdefault(path.stem if alone else path.parent.name, []).append(path)
+    version = build.mark([*folder.rglob("*.cpp"), *folder.rglob("*.h")], *CORE)
+    texts = host.embedded_kernels()
+    objects = [build.once(texts.with_suffix(".apple.o"), lambda to: compile_for_apple(host, texts, to, CORE))]
+    for name, sources in groups.items():
+        unit = host.cache / f"apple_{name}.cpp"
+        unit.write_text("".join(f'#include "{path.relative_to(folder)}"\n' for path in sources))
+        target = host.cache / f"apple_{name}_{version}.o"
+        objects.append(build.once(target, lambda to, unit=unit: compile_for_apple(host, unit, to, CORE)))
+    return objects
+
+
+def left_to_the_system(objects: Sequence[Path]) -> set[str]:
+    """Symbols that the objects use and none of them defines."""
+
+    def symbols(*which: str) -> set[str]:
+        return set(build.call("llvm-nm-19", "--no-sort", "--just-symbol-name", "--quiet", *which, *objects).split())
+
+    return {name for name in symbols("--undefined-only") - symbols("--defined-only", "--extern-only") if name[0] == "_"}
+
+
+def system_symbols() -> set[str]:
+    """What libSystem exports, after ziglang's copy of Apple's list."""
+    said = build.call(*build.zig(), "env")
+    folder = re.search(r'lib_dir"?\s*[=:]\s*"([^"]+)"', said)[1]
+    return set(re.findall(r"[\w$]+", (Path(folder) / "libc/darwin/libSystem.tbd").read_text()))
 
 
 def main() -> None:
