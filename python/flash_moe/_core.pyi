@@ -500,4 +500,4 @@ def backends() -> dict[str, str]:
     """Backends by name: empty when usable here, else the reason why not."""
 
 def cpu_isas() -> list[str]:
-    """Names of the CPU kernels that this machine can run, slowest first."""
+    """Names of the CPU kernels that this machine can run, the fastest last."""
