@@ -76,6 +76,13 @@ struct Part {
 
 inline ulong part_row(Part part, uint r) { return metal::min(part.first_row + r, part.row_limit - 1); }
 
+// words = unit `unit` of the matrix
+template <uint count>
+inline void load_words(thread uint* words, const device uchar* data, ulong unit) {
+  const device uint* from = (const device uint*)data + unit * count;
+  for (uint j = 0; j < count; ++j) words[j] = from[j];
+}
+
 // inputs = unit `unit` of a row of x
 template <uint size>
 inline void load_inputs(thread float* inputs, const device float* x, uint unit) {
@@ -100,9 +107,8 @@ inline void dot_affine(thread float* sums, Weights weights, uint format, Part pa
     for (uint i = 0; i < x_count; ++i) load_inputs<size>(inputs[i], x + offsets[i], unit);
     for (uint r = 0; r < rows_per_simdgroup; ++r) {
       const ulong row = part_row(part, r);
-      const device uint* from = (const device uint*)weights.data + (row * unit_count + unit) * words_per_unit;
       uint words[words_per_unit];
-      for (uint j = 0; j < words_per_unit; ++j) words[j] = from[j];
+      load_words<words_per_unit>(words, weights.data, row * unit_count + unit);
       const ulong scale_at = row * scales_per_row + unit * size / group;
       const float scale = load_element(weights.scales, scale_at, format_scale_kind(format));
       const float bias = load_element(weights.biases, scale_at, format_scale_kind(format));
@@ -130,9 +136,8 @@ inline void dot_float_codes(thread float* sums, Weights weights, uint format, Pa
     for (uint i = 0; i < x_count; ++i) load_inputs<size>(inputs[i], x + offsets[i], unit);
     for (uint r = 0; r < rows_per_simdgroup; ++r) {
       const ulong row = part_row(part, r);
-      const device uint* from = (const device uint*)weights.data + (row * unit_count + unit) * words_per_unit;
       uint words[words_per_unit];
-      for (uint j = 0; j < words_per_unit; ++j) words[j] = from[j];
+      load_words<words_per_unit>(words, weights.data, row * unit_count + unit);
       const float scale = float_scale(weights, format, part.cols, row, unit * size);
       float values[size];
       for (uint j = 0; j < size; ++j) values[j] = scale * float_code_value(code_at<bits>(words, j), bits);

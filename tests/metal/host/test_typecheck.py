@@ -55,10 +55,7 @@ def test_mistakes_do_not_compile(apple, mistake):
 
 
 def test_the_backend_compiles_for_apple_and_sends_known_selectors(apple):
-    unit, version = apple.backend_unit()
-    image = build.once(
-        apple.cache / f"backend_apple_{version}.o", lambda to: typecheck.compile_for_apple(apple, unit, to)
-    )
+    image = typecheck.backend_object(apple)
     kind = subprocess.run(["file", image], capture_output=True, text=True, check=False).stdout
     assert not kind or "Mach-O" in kind
     sent = typecheck.sent_selectors(image)
@@ -67,11 +64,7 @@ def test_the_backend_compiles_for_apple_and_sends_known_selectors(apple):
 
 
 def test_the_whole_library_compiles_for_apple_and_leaves_only_apple_s_symbols_open(apple):
-    unit, version = apple.backend_unit()
-    backend = build.once(
-        apple.cache / f"backend_apple_{version}.o", lambda to: typecheck.compile_for_apple(apple, unit, to)
-    )
-    open_symbols = typecheck.left_to_the_system([*typecheck.core_objects(apple), backend])
+    open_symbols = typecheck.left_to_the_system([*typecheck.core_objects(apple), typecheck.backend_object(apple)])
     unknown = {name for name in open_symbols - typecheck.system_symbols() if not typecheck.RUNTIMES.match(name)}
     assert unknown == set()
     assert "_dispatch_group_async_f" in open_symbols

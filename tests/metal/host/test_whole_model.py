@@ -84,6 +84,11 @@ def test_tiny_checkpoints_give_the_cpu_s_tokens_from_a_small_cache(run, folder, 
     assert_same(run(folder(name), "metal", cache_slots=6), run(folder(name), "cpu"))
 
 
+def test_auto_leaves_metal_alone(run, folder):
+    said, _ = run(folder("hf_bf16"), "auto", steps=1)
+    assert said["backend"].startswith("cpu")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -60,6 +60,12 @@ def compile_for_apple(host: build.HostBuild, source: Path, output: Path, flags: 
     return done.stderr
 
 
+def backend_object(host: build.HostBuild) -> Path:
+    """The Metal backend as a Mach-O object."""
+    unit, version = host.backend_unit()
+    return build.once(host.cache / f"backend_apple_{version}.o", lambda to: compile_for_apple(host, unit, to))
+
+
 def sent_selectors(image: Path) -> set[str]:
     """Every selector that a Mach-O object sends."""
     text = build.call("llvm-objdump-19", "--macho", "--section=__TEXT,__objc_methname", image)
