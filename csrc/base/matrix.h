@@ -8,6 +8,9 @@
 
 namespace flash_moe {
 
+// Rows and columns that share a scale in MatrixFormat::fp8_block.
+inline constexpr int64_t fp8_block_size = 128;
+
 enum class MatrixFormat : uint8_t {
   f32,
   f16,
@@ -35,7 +38,7 @@ struct Matrix {
   bool empty() const { return rows == 0; }
   int64_t row_bytes() const { return cols * bits / 8; }
   int64_t scales_per_row() const {
-    if (format == MatrixFormat::fp8_block) return (cols + 127) / 128;
+    if (format == MatrixFormat::fp8_block) return (cols + fp8_block_size - 1) / fp8_block_size;
     return group == 0 ? 0 : cols / group;
   }
   int64_t scale_row_bytes() const {
@@ -44,7 +47,7 @@ struct Matrix {
   int64_t data_bytes() const { return rows * row_bytes(); }
   // Bytes of `scales`; of `biases` too where the format has them.
   int64_t scales_bytes() const {
-    const int64_t scale_rows = format == MatrixFormat::fp8_block ? (rows + 127) / 128 : rows;
+    const int64_t scale_rows = format == MatrixFormat::fp8_block ? (rows + fp8_block_size - 1) / fp8_block_size : rows;
     return scale_rows * scale_row_bytes();
   }
   int64_t total_bytes() const {
@@ -55,7 +58,7 @@ struct Matrix {
     Matrix part = *this;
     part.rows = count;
     part.data = data + begin * row_bytes();
-    const int64_t scale_row = format == MatrixFormat::fp8_block ? begin / 128 : begin;
+    const int64_t scale_row = format == MatrixFormat::fp8_block ? begin / fp8_block_size : begin;
     if (scales) part.scales = scales + scale_row * scale_row_bytes();
     if (biases) part.biases = biases + scale_row * scale_row_bytes();
     return part;

@@ -8,7 +8,6 @@
 namespace flash_moe::format {
 namespace {
 
-constexpr int64_t fp8_block = 128;
 // Rows of quantised matrices are multiples of it: what the kernels are promised.
 constexpr int64_t column_multiple = 32;
 
@@ -39,8 +38,8 @@ void check_hugging_face(const JsonFields& fields) {
                                     "quantization)");
   }
   const Json::Array& block = fields.array("weight_block_size");
-  const bool fits = block.size() == 2 && block[0].integer() && *block[0].integer() == fp8_block &&
-                    block[1].integer() && *block[1].integer() == fp8_block;
+  const bool fits = block.size() == 2 && block[0].integer() && *block[0].integer() == fp8_block_size &&
+                    block[1].integer() && *block[1].integer() == fp8_block_size;
   if (!fits) fields.fail("weight_block_size", "must be [128, 128]");
 }
 
@@ -70,7 +69,7 @@ MatrixTensors fp8_matrix(const Checkpoint& checkpoint, const MatrixName& name, c
   out.data = &checkpoint.need(name.data_tensor(), {Dtype::f8_e4m3}, stacked(name.count, {rows, cols}));
   out.scales = &checkpoint.need(
       scales_name, {Dtype::f32, Dtype::bf16, Dtype::f16},
-      stacked(name.count, {(rows + fp8_block - 1) / fp8_block, (cols + fp8_block - 1) / fp8_block}));
+      stacked(name.count, {(rows + fp8_block_size - 1) / fp8_block_size, (cols + fp8_block_size - 1) / fp8_block_size}));
   out.form.format = MatrixFormat::fp8_block;
   out.form.bits = 8;
   out.form.scale_dtype = out.scales->dtype;

@@ -19,7 +19,6 @@ using format::TensorInfo;
 using Change = VectorJob::Change;
 
 constexpr uint64_t piece_alignment = 64;
-constexpr int64_t fp8_block = 128;
 
 // Collects jobs; keeps count of what was used and what is missing.
 class Planner {
@@ -104,7 +103,7 @@ class Planner {
     job.form.rows = 0;
     for (const RowRun& run : runs) {
       job.form.rows += run.count;
-      const bool cuts_block = run.begin % fp8_block != 0 || (run.count % fp8_block != 0 && runs.size() > 1);
+      const bool cuts_block = run.begin % fp8_block_size != 0 || (run.count % fp8_block_size != 0 && runs.size() > 1);
       job.widen = job.widen || (job.form.format == MatrixFormat::fp8_block && cuts_block);
     }
     if (job.widen) {

@@ -8,8 +8,6 @@
 namespace flash_moe::backend {
 namespace {
 
-constexpr uint32_t kFp8BlockCols = 128;
-
 uint32_t element_kind(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
@@ -43,7 +41,7 @@ uint32_t format_of(const Matrix& m) {
     case MatrixFormat::fp8_block:
       break;
   }
-  return metal::weight_format(metal::element_fp8_block, m.bits, kFp8BlockCols, element_kind(m.scale_dtype));
+  return metal::weight_format(metal::element_fp8_block, m.bits, fp8_block_size, element_kind(m.scale_dtype));
 }
 
 uint32_t data_alignment(const Matrix& m) {
