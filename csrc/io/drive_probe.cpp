@@ -39,7 +39,7 @@ class Probe {
     const Clock::time_point begin = Clock::now();
     std::unique_lock lock(mutex_);
     size_t next = 0;
-    while (!error_ && next < offsets_.size() && seconds_since(begin) < options_.seconds_max) {
+    while (!error_ && next < offsets_.size() && (next == 0 || seconds_since(begin) < options_.seconds_max)) {
       changed_.wait(lock, [this] { return !idle_.empty(); });
       if (error_) break;
       const int place = idle_.back();

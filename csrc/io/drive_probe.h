@@ -15,7 +15,7 @@ struct DriveProbeOptions {
   std::string engine = "auto";                 // as ReadQueueOptions
   uint64_t record_bytes = uint64_t{7} << 20;  // rounded up to 4096
   uint64_t bytes_max = uint64_t{512} << 20;  // read at most so much for each depth
-  double seconds_max = 1.0;                     // and not much longer than this
+  double seconds_max = 1.0;                     // and not much longer than this, but one record at least
   bool direct = true;                           // buffered reads first drop what they will read from the page cache
   uint64_t seed = 1;                            // of the places that are read
 };

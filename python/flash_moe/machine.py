@@ -130,14 +130,14 @@ def measure_drive(path: Path, *, seconds: float = 1.0) -> dict[str, Any]:
 
     Args:
         path: a file; the larger, the truer.
-        seconds: the most time to spend.
+        seconds: after it no reader starts another piece; each reads one.
 
     Returns:
         bytes_per_second, read_bytes (of one piece), depth, direct (whether the page cache was
         passed by).
 
     Raises:
-        IoError: when it cannot be read.
+        IoError: when it cannot be read or is empty.
     """
     try:
         size = path.stat().st_size
@@ -152,16 +152,18 @@ def measure_drive(path: Path, *, seconds: float = 1.0) -> dict[str, Any]:
             done = 0
             with _open(path, direct=direct) as file, mmap.mmap(-1, piece) as buffer:
                 for offset in order[worker::PROBE_DEPTH]:
-                    if time.perf_counter() - started > seconds or done * PROBE_DEPTH > 4 * size:
-                        break
                     file.seek(offset)
                     done += file.readinto(buffer)
+                    if time.perf_counter() - started > seconds or done * PROBE_DEPTH > 4 * size:
+                        break
             return done
 
         with ThreadPoolExecutor(PROBE_DEPTH) as pool:
             total = sum(pool.map(read, range(PROBE_DEPTH)))
     except OSError as error:
         raise IoError(f"{path}: cannot be read: {error.strerror}") from error
+    if total == 0:
+        raise IoError(f"{path}: cannot be measured: it is empty")
     return {
         "bytes_per_second": total / (time.perf_counter() - started),
         "read_bytes": piece,

@@ -57,6 +57,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         machine.measure_drive(tmp_path / "gone")
     with pytest.raises(errors.IoError, match="no file"):
         machine.largest_file(tmp_path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(errors.IoError, match="empty"):
+        machine.measure_drive(tmp_path / "empty")
+
+
+def test_a_drive_slower_than_the_time_given_still_has_a_rate(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    assert machine.measure_drive(path, seconds=0)["bytes_per_second"] > 0
 
 
 def test_the_machine_is_described():
