@@ -147,7 +147,7 @@ _core.pack_model(source, target + ".whole", options)
 whole_s = time.perf_counter() - started
 rng = random.Random(7)
 loaded = unfinished = 0
-for _ in range(25):
+for _ in range(12):
     child = os.fork()
     if child == 0:
         _core.pack_model(source, target, options)

@@ -223,8 +223,8 @@ class HostBuild:
         if not given:
             options = ["-DFLASH_MOE_PYTHON=OFF", "-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
             call("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options)
-            call("cmake", "--build", folder, "--target", "flash_moe_objects")
-        return sorted((folder / "CMakeFiles/flash_moe_objects.dir").rglob("*.o"))
+            call("cmake", "--build", folder, "--target", "flash_moe_objects", "flash_moe_cold")
+        return sorted((folder / "CMakeFiles").glob("flash_moe_*.dir/**/*.o"))
 
     def package(self) -> Path:
         """A folder to put on PYTHONPATH: the installed flash_moe with a library that has the Metal backend."""
