@@ -1,6 +1,6 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Builds the rig and the kernels once for all tests below this folder, and keeps them between runs."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +10,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from rig import cache, gpu
 from rig import compile as rig_compile
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """With FLASH_MOE_REQUIRE_RIG=1 a test that a missing package skips has failed; a missing GPU may still skip."""
+    report = yield
+    if report.skipped and os.environ.get("FLASH_MOE_REQUIRE_RIG") == "1" and item.path.parent.name != "device":
+        report.outcome = "failed"
+        report.longrepr = f"FLASH_MOE_REQUIRE_RIG=1, and {report.longrepr[-1]}"
+    return report
 
 
 @pytest.fixture(scope="session")

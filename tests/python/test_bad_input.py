@@ -256,7 +256,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_token(checkpoint):
     assert reads_least > 20
     for number in range(1, reads_least, 5):
         with flash_moe.Engine(folder, fail_read=number, **options) as engine:
-            with pytest.raises(errors.IoError, match="model.safetensors at offset"):
+            with pytest.raises(errors.IoError, match=r"model\.safetensors at offset"):
                 tokens_of(engine)
             assert tokens_of(engine) == want, f"after read {number} failed"
 

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from host import build as host_build  # noqa: E402
+from host import build as host_build
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """A case: one dispatch, what it must give, and how far it may be off."""
 
 from dataclasses import dataclass, field

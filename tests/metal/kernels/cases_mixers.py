@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Cases of attention and GatedDeltaNet."""
 
 import numpy as np

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Cases of matvec, gated_matvec, the experts and embed: all formats, tails of rows, columns and x rows."""
 
 import numpy as np

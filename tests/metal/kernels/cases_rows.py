@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Cases of norms, element-wise functions, router, combine and argmax."""
 
 import numpy as np

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Every kernel against float64 within a stated bound, in three orders of threads that must agree bit for bit."""
 
 import re

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Mistakes planted in copies of the kernels: the cases must find each of them."""
 
 import shutil

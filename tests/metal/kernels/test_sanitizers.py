@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Every kernel under ThreadSanitizer (races between threads and between threadgroups) and AddressSanitizer.
 
 The program is compiled from all of metal/*.metal as one source, as newLibraryWithSource gets them: names must not clash.

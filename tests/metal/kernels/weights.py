@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Random weight matrices in every stored format, their values in float64, and bounds of rounding errors."""
 
 from dataclasses import dataclass

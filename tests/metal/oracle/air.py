@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Makes a kernel that Apple compiled (AIR: LLVM bitcode) into a shared object for the rig.
 
 The bitcode is disassembled and its target replaced; function constants get their values; the air.* functions it calls

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Reads Apple's .metallib container: names of functions, and the LLVM bitcode (AIR) of each.
 
 A file starts with "MTLB"; eight 64-bit numbers at byte 24 give offset and size of the function list, of public

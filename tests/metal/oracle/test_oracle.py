@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Our kernels against the same operations as Apple compiled them for MLX, both run by the rig.
 
 Each must lie within its own bound of float64; so the two lie within twice the bound of each other, and both are asserted.

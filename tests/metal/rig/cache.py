@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """What was compiled once is kept between runs, under a name made from the contents of its sources."""
 
 import os

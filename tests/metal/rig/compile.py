@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Compiles Metal sources to shared objects that the rig runs, and the rig itself.
 
     python tests/metal/rig/compile.py kernels.metal kernels.so

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """The rig from Python: images of kernels, guarded buffers as numpy arrays, dispatches.
 
     image = Image(path)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Metal Shading Language to C++ that clang compiles with shim/msl.h, by rewriting tokens.
 
 What changes, and nothing else:

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """Programs of kernels under a sanitizer, which replay dispatches written by gpu.Dispatch.write."""
 
 import os

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- tables and sources in strings
 """The rig finds mistakes: every class of them is planted once, in sources, at run time and under sanitizers."""
 
 from pathlib import Path
