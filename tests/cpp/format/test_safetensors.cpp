@@ -25,9 +25,11 @@ static std::string tensor(const std::string& name, const std::string& dtype, con
 }
 
 TEST(safetensors_reads_a_literal_file) {
-  const std::string bytes =
-      std::string("\x5d\0\0\0\0\0\0\0", 8) +
-      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]}}     )" + "\1\2\3\4";
+  constexpr char kFile[] =
+      "\x5d\0\0\0\0\0\0\0"
+      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]}}     )"
+      "\1\2\3\4";
+  const std::string bytes(kFile, sizeof kFile - 1);
   const SafetensorsHeader header = parse_safetensors(bytes, bytes.size(), "x");
   CHECK(header.metadata.size() == 1 && header.metadata[0].second == "pt");
   CHECK(header.tensors.size() == 1 && header.tensors[0].first == "a");

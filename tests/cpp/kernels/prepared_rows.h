@@ -92,4 +92,11 @@ inline std::vector<const Kernels*> all_tables() {
   return all;
 }
 
+// all_tables() without the two of the reference: comparing those with it would compare it with itself.
+inline std::vector<const Kernels*> tables_beside_reference() {
+  std::vector<const Kernels*> all = all_tables();
+  std::erase_if(all, [](const Kernels* k) { return k == &flash_moe::kernels::reference_kernels(k->precision); });
+  return all;
+}
+
 }  // namespace test

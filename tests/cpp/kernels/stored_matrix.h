@@ -145,7 +145,6 @@ class StoredMatrix {
 
   void fill_scales() {
     const auto count = static_cast<size_t>(m_.scales_bytes()) / flash_moe::dtype_bytes(m_.scale_dtype);
-    const int levels = 1 << m_.bits;
     for (size_t i = 0; i < count; ++i) {
       const double magnitude = 0.01 + 0.02 * uniform();
       if (m_.format == MatrixFormat::mxfp4 || m_.format == MatrixFormat::mxfp8) {
@@ -160,7 +159,7 @@ class StoredMatrix {
         scale_values_.push_back(store(scales_.data(), i, m_.scale_dtype, sign * magnitude));
       }
       if (m_.format == MatrixFormat::affine) {
-        const double bias = -scale_values_.back() * (levels - 1) * (0.3 + 0.4 * uniform());
+        const double bias = -scale_values_.back() * ((1 << m_.bits) - 1) * (0.3 + 0.4 * uniform());
         bias_values_.push_back(store(biases_.data(), i, m_.scale_dtype, bias));
       }
     }
