@@ -66,6 +66,7 @@ struct Routes {
   int64_t per_row = 0;            // k
   std::vector<int32_t> ids;       // [row_count, k]
   std::vector<float> weights;     // [row_count, k]
+  std::span<const float> logits;  // [row_count, experts], until the next call of the backend
 };
 
 // One expert in memory and the rows that chose it, as indices row * k + rank into Routes, ascending.

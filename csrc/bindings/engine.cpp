@@ -1,8 +1,12 @@
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -63,6 +67,17 @@ T released(const Fn& fn) {
   T result{};
   run_released([&] { result = fn(); });
   return result;
+}
+
+using RowsAndLogits = std::pair<std::vector<std::vector<int32_t>>, std::optional<Rows>>;
+
+RowsAndLogits take_routes(EngineHandle& engine) {
+  RouteTrace trace = released<RouteTrace>([&] { return engine.get().take_routes(); });
+  const size_t experts = trace.rows.empty() ? 0 : trace.logits.size() / trace.rows.size();
+  if (experts == 0) return {std::move(trace.rows), std::nullopt};
+  const NewArray logits(trace.rows.size(), experts);
+  std::copy(trace.logits.begin(), trace.logits.end(), logits.data);
+  return {std::move(trace.rows), logits.array()};
 }
 
 void bind_session(nb::module_& m) {
@@ -182,11 +197,8 @@ void bind_engine(nb::module_& m) {
       .def("record_routes", [](EngineHandle& e, bool on) { run_released([&] { e.get().record_routes(on); }); }, "on"_a,
            "Start or stop recording the experts of every token.")
       .def(
-          "take_routes",
-          [](EngineHandle& e) {
-            return released<std::vector<std::vector<int32_t>>>([&] { return e.get().take_routes(); });
-          },
-          "Rows of layer and expert ids in rank order, since record_routes(True).")
+          "take_routes", &take_routes,
+          "Since record_routes(True): rows of layer and expert ids in rank order; router logits, float32 [rows, experts].")
       .def("close", [](EngineHandle& e) { e.engine.reset(); }, "Free the engine once its sessions are gone.");
   m.def(
       "plan_memory",

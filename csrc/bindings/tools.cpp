@@ -1,8 +1,13 @@
 #include "flash_moe/tools.h"
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <utility>
 
 #include "bindings.h"
 
@@ -33,14 +38,17 @@ void bind_tools(nb::module_& m) {
       "Write a model folder as a pack, resuming an unfinished one, and read it back.");
   m.def(
       "cache_sim",
-      [](const std::vector<std::vector<int32_t>>& rows, const std::string& policy,
-         const std::vector<int64_t>& capacities) {
+      [](std::vector<std::vector<int32_t>> rows,
+         const std::optional<nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>>& logits,
+         const std::string& policy, const std::vector<int64_t>& capacities) {
+        RouteTrace trace{std::move(rows), {}};
+        if (logits) trace.logits.assign(logits->data(), logits->data() + logits->size());
         std::vector<double> rates;
-        run_released([&] { rates = simulate_cache(rows, policy, capacities); });
+        run_released([&] { rates = simulate_cache(trace, policy, capacities); });
         return rates;
       },
-      "rows"_a, "policy"_a, "capacities"_a,
-      "Hit rates of a policy (\"belady\" is the optimum) over rows of layer and expert ids.");
+      "rows"_a, "logits"_a.none(), "policy"_a, "capacities"_a,
+      "Hit rates of a policy (\"belady\" is the optimum) over rows of layer and expert ids, and router logits [rows, experts].");
   m.def(
       "measure_memory",
       [](int threads, double seconds) {

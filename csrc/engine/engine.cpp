@@ -202,7 +202,7 @@ void EngineImpl::record_routes(bool on) {
   forward_->record(on);
 }
 
-std::vector<std::vector<int32_t>> EngineImpl::take_routes() {
+RouteTrace EngineImpl::take_routes() {
   const std::lock_guard lock(step_mutex_);
   return forward_->take_record();
 }

@@ -43,7 +43,7 @@ class EngineImpl final : public Engine {
   void trace(bool on) override;
   std::string take_trace_json() override;
   void record_routes(bool on) override;
-  std::vector<std::vector<int32_t>> take_routes() override;
+  RouteTrace take_routes() override;
 
   // For SessionImpl.
   void feed(SessionImpl& session, std::span<const int32_t> tokens, float* last, float* all, const Progress& progress);

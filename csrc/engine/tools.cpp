@@ -11,14 +11,15 @@
 
 namespace flash_moe {
 
-std::vector<double> simulate_cache(const std::vector<std::vector<int32_t>>& trace, const std::string& policy,
+std::vector<double> simulate_cache(const RouteTrace& trace, const std::string& policy,
                                    std::span<const int64_t> capacities) {
   std::vector<double> rates;
   for (const int64_t capacity : capacities) {
     if (capacity < 1) throw ConfigError("a cache of " + std::to_string(capacity) + " experts: wanted at least 1");
     const auto slots = static_cast<size_t>(capacity);
-    const store::SimulationResult result = policy == "belady" ? store::simulate_belady(trace, slots)
-                                                              : store::simulate(trace, policy, slots);
+    const store::SimulationResult result = policy == "belady"
+                                               ? store::simulate_belady(trace.rows, slots)
+                                               : store::simulate(trace.rows, policy, slots, 0, trace.logits);
     rates.push_back(result.hit_rate());
   }
   return rates;

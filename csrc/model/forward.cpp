@@ -59,7 +59,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
   // All at once if they fit; otherwise two windows that take turns: one is read while the other computes.
   const size_t capacity = store_.capacity();
   const size_t window = ids.size() <= capacity ? ids.size() : std::max<size_t>(1, capacity / 2);
-  store::Lease current = store_.acquire(layer, ids.first(window), access);
+  store::Lease current = store_.acquire(layer, ids.first(window), access, routes_.logits);
   {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
@@ -143,8 +143,9 @@ void Forward::group_routes(int64_t layer) {
     std::vector<int32_t> line{static_cast<int32_t>(layer)};
     line.insert(line.end(), routes_.ids.begin() + static_cast<std::ptrdiff_t>(row * k),
                 routes_.ids.begin() + static_cast<std::ptrdiff_t>((row + 1) * k));
-    record_.push_back(std::move(line));
+    record_.rows.push_back(std::move(line));
   }
+  record_.logits.insert(record_.logits.end(), routes_.logits.begin(), routes_.logits.end());
 }
 
 void Forward::hint_next_layer(int64_t layer) {
@@ -160,9 +161,9 @@ void Forward::hint_next_layer(int64_t layer) {
 
 void Forward::record(bool on) {
   recording_ = on;
-  record_.clear();
+  record_ = {};
 }
 
-std::vector<std::vector<int32_t>> Forward::take_record() { return std::exchange(record_, {}); }
+RouteTrace Forward::take_record() { return std::exchange(record_, {}); }
 
 }  // namespace flash_moe::model

@@ -12,6 +12,7 @@
 
 #include "backend/backend.h"
 #include "base/phase_clock.h"
+#include "flash_moe/stats.h"
 #include "format/expert_map.h"
 #include "store/expert_store.h"
 
@@ -33,9 +34,9 @@ class Forward {
   void run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
            const std::function<void()>& check);
 
-  // Ids of every route since record(true): rows of layer, ids in rank order.
+  // Every route since record(true).
   void record(bool on);
-  std::vector<std::vector<int32_t>> take_record();
+  RouteTrace take_record();
 
  private:
   struct Grouping {
@@ -63,7 +64,7 @@ class Forward {
   std::vector<backend::ExpertWork> work_;
   std::optional<store::Lease> deferred_;  // experts that the backend may still be reading
   bool recording_ = false;
-  std::vector<std::vector<int32_t>> record_;
+  RouteTrace record_;
 };
 
 }  // namespace flash_moe::model

@@ -473,7 +473,8 @@ ExpertStore::~ExpertStore() {
   while (impl_->in_flight > 0) impl_->wait(lock);
 }
 
-Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access access) {
+Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access access,
+                           std::span<const float> logits) {
   Impl& impl = *impl_;
   auto state = std::make_unique<Lease::State>();
   state->impl = impl_;
@@ -484,7 +485,9 @@ Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access a
     std::unique_lock lock(impl.mutex);
     impl.check_ids(layer, ids);
     impl.wait_for_room(lock, layer, ids);
-    impl.policy->on_acquire(static_cast<uint32_t>(layer), access == Access::scan);
+    const auto experts = static_cast<size_t>(impl.map->expert_count(layer));
+    FM_CHECK(logits.size() % experts == 0);
+    impl.policy->on_acquire(static_cast<uint32_t>(layer), logits, logits.size() / experts, access == Access::scan);
     // All that is present is pinned before the first slot is taken, so that no miss evicts a hit of its own acquire.
     for (size_t i = 0; i < ids.size(); ++i) {
       Lease::State::Item& item = state->items[i];

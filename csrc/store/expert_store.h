@@ -77,7 +77,8 @@ class ExpertStore {
   // Needs ids.size() slots that nobody else pins; waits for others' leases to end if they do not suffice, and
   // throws ConfigError if they never could (capacity below ids.size()). A thread that waits while it holds another
   // lease itself can wait for ever: keep the leases held together below the capacity.
-  Lease acquire(int64_t layer, std::span<const int32_t> ids, Access access);
+  // `logits` [rows, experts of the layer]: what the router said, for policies that look at it; may be empty.
+  Lease acquire(int64_t layer, std::span<const int32_t> ids, Access access, std::span<const float> logits = {});
 
   // Hints: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight; the others
   // start as those land. Never waits. Dropped where no slot is free or long unused.

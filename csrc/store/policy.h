@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,9 +26,12 @@ class Policy {
  public:
   virtual ~Policy() = default;
   virtual std::string_view name() const = 0;
-  // Before the hits and inserts of one acquire.
-  virtual void on_acquire(uint32_t layer, bool scan) {
+  // Before the hits and inserts of one acquire of one layer's experts. `logits` are those of the router, one or more rows
+  // of all experts of the layer, in the order of tokens; empty where they are not known.
+  virtual void on_acquire(uint32_t layer, std::span<const float> logits, size_t row_count, bool scan) {
     static_cast<void>(layer);
+    static_cast<void>(logits);
+    static_cast<void>(row_count);
     static_cast<void>(scan);
   }
   virtual void on_hit(ExpertKey key, bool scan) = 0;

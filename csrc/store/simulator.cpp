@@ -63,8 +63,13 @@ std::vector<uint64_t> next_accesses(const Trace& trace) {
 }  // namespace
 
 SimulationResult simulate(const Trace& trace, std::string_view name, size_t capacity,
-                          size_t first_counted) {
+                          size_t first_counted, std::span<const float> logits) {
   check_trace(trace, capacity);
+  const size_t experts = trace.empty() ? 0 : logits.size() / trace.size();
+  if (logits.size() != experts * trace.size()) {
+    throw FormatError("trace: " + std::to_string(logits.size()) + " router logits do not divide into " +
+                      std::to_string(trace.size()) + " rows");
+  }
   const auto policy = make_policy(name, capacity);
   SimulationResult result{std::string(name), capacity, 0, 0};
   KeyTable present;
@@ -73,7 +78,8 @@ SimulationResult simulate(const Trace& trace, std::string_view name, size_t capa
   std::vector<ExpertKey> missing;
   for (size_t row = 0; row < trace.size(); ++row) {
     const std::vector<int32_t>& numbers = trace[row];
-    policy->on_acquire(static_cast<uint32_t>(numbers[0]), false);
+    policy->on_acquire(static_cast<uint32_t>(numbers[0]), logits.subspan(row * experts, experts), experts == 0 ? 0 : 1,
+                       false);
     missing.clear();
     for (size_t i = 1; i < numbers.size(); ++i) {
       const ExpertKey key = expert_key(numbers[0], numbers[i]);

@@ -26,10 +26,11 @@ struct SimulationResult {
 };
 
 // Serves the rows as decode acquires: the experts of a row are there together, so a miss never evicts one of its own
-// row. Rows before `first_counted` fill the cache and are not counted. ConfigError if `capacity` is below a row's
-// experts; FormatError for a row without a layer or with a negative number.
+// row. Rows before `first_counted` fill the cache and are not counted. `logits` of the router [rows, experts], or empty.
+// ConfigError if `capacity` is below a row's experts; FormatError for a row without a layer or with a negative number, and
+// for logits that are not as many in each row.
 SimulationResult simulate(const Trace& trace, std::string_view policy, size_t capacity,
-                          size_t first_counted = 0);
+                          size_t first_counted = 0, std::span<const float> logits = {});
 
 // The most hits that any policy could have had: evicts what is wanted again last (Belady).
 SimulationResult simulate_belady(const Trace& trace, size_t capacity, size_t first_counted = 0);

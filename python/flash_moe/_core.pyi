@@ -422,8 +422,10 @@ class Engine:
     def record_routes(self, on: bool) -> None:
         """Start or stop recording the experts of every token."""
 
-    def take_routes(self) -> list[list[int]]:
-        """Rows of layer and expert ids in rank order, since record_routes(True)."""
+    def take_routes(self) -> tuple[list[list[int]], Annotated[NDArray[numpy.float32], dict(order='C')] | None]:
+        """
+        Since record_routes(True): rows of layer and expert ids in rank order; router logits, float32 [rows, experts].
+        """
 
     def close(self) -> None:
         """Free the engine once its sessions are gone."""
@@ -480,9 +482,9 @@ def pack_model(source: str, target: str, options: PackOptions, progress: object 
     Write a model folder as a pack, resuming an unfinished one, and read it back.
     """
 
-def cache_sim(rows: Sequence[Sequence[int]], policy: str, capacities: Sequence[int]) -> list[float]:
+def cache_sim(rows: Sequence[Sequence[int]], logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, policy: str, capacities: Sequence[int]) -> list[float]:
     """
-    Hit rates of a policy ("belady" is the optimum) over rows of layer and expert ids.
+    Hit rates of a policy ("belady" is the optimum) over rows of layer and expert ids, and router logits [rows, experts].
     """
 
 def measure_memory(threads: int, seconds: float = 0.3) -> float:

@@ -131,14 +131,14 @@ def reported_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, dict[str
         with ExitStack() as stack:
             if args.trace:
                 stack.enter_context(engine.trace(args.trace))
-            rows = stack.enter_context(engine.routes()) if args.record_routes else []
+            trace = stack.enter_context(engine.routes()) if args.record_routes else None
             engine.reset_stats()
             started = time.perf_counter()
             yield engine, report
             wall_s = time.perf_counter() - started
             stats = engine.stats()
-        if args.record_routes:
-            routes.save_routes(Path(args.record_routes), rows)
+        if trace is not None:
+            routes.save_routes(Path(args.record_routes), trace)
     if args.timing:
         report["timing"] = timing(stats, wall_s, peak)
         if not args.json:

@@ -88,12 +88,13 @@ def capacities(text: str | None, rows: routes.Rows) -> list[int]:
 
 def run_cache_sim(args: argparse.Namespace) -> int:
     """Prints hit rates of eviction policies, with Belady's optimum beside them."""
-    rows = routes.load_routes(Path(args.routes))
+    trace = routes.load_routes(Path(args.routes))
+    rows = trace.rows
     if not rows:
         raise ConfigError(f"{args.routes}: holds no routes")
     sizes = capacities(args.slots, rows)
     names = args.policy or [*(name for name in _core.policy_names() if name != "auto"), "belady"]
-    rates = {name: _core.cache_sim(rows, name, sizes) for name in names}
+    rates = {name: _core.cache_sim(rows, trace.logits, name, sizes) for name in names}
     asked = sum(len(row) - 1 for row in rows)
     if args.json:
         emit_json({"lookups": asked, "slots": sizes, "hit_rates": rates})

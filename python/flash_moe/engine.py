@@ -21,6 +21,7 @@ from .errors import ConfigError, FormatError, IoError
 from .folder import demo_model, read_json_if_present, resolve_model
 from .options import Defaults, GenerateOptions, Progress, resolve
 from .reply import ReplyParser, opens_thinking
+from .routes import Routes
 from .sampling import Logits, log_normaliser
 from .session import Session, Stream
 from .sizes import parse_bytes
@@ -492,17 +493,16 @@ class Engine:
             raise IoError(f"{os.fspath(path)}: cannot be written: {error.strerror}") from error
 
     @contextmanager
-    def routes(self) -> Iterator[list[list[int]]]:
+    def routes(self) -> Iterator[Routes]:
         """Records which experts the block asks for.
 
         Yields:
-            A list that holds, after the block, a row [layer, ids in rank order] for each token and
-            layer.
+            An empty trace that is filled when the block ends.
         """
-        rows: list[list[int]] = []
+        trace = Routes([])
         with self._recording(self.core.record_routes):
-            yield rows
-            rows += self.core.take_routes()
+            yield trace
+            trace.rows, trace.logits = self.core.take_routes()
 
     @contextmanager
     def _recording(self, switch: Callable[[bool], None]) -> Iterator[None]:

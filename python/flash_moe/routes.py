@@ -1,20 +1,35 @@
 """Traces of which experts were asked for, as files: npz, TSV or JSON lines by the name's ending.
 
-A row is [layer, expert ids in rank order], one for each token and MoE layer in the order of
-computation.
+Only npz keeps the router's logits (as float16), which the policy "score" looks at.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ConfigError, FormatError, IoError
 
 Rows = list[list[int]]
+
+
+@dataclass
+class Routes:
+    """What routers chose.
+
+    Attributes:
+        rows: [layer, expert ids in rank order], one for each token and MoE layer, as computed.
+        logits: of the router, float32 [rows, experts]; None where they are not known.
+    """
+
+    rows: Rows
+    logits: NDArray[np.float32] | None = None
+
+
 _ENDINGS = (".npz", ".tsv", ".jsonl")
 
 
@@ -29,8 +44,8 @@ def check_routes_path(path: Path) -> None:
     _ending(path)
 
 
-def save_routes(path: Path, rows: Sequence[Sequence[int]]) -> None:
-    """Writes a trace.
+def save_routes(path: Path, routes: Routes) -> None:
+    """Writes a trace; its logits to npz only.
 
     Raises:
         ConfigError: on another ending than .npz, .tsv or .jsonl.
@@ -39,20 +54,24 @@ def save_routes(path: Path, rows: Sequence[Sequence[int]]) -> None:
     ending = _ending(path)
     try:
         if ending == ".npz":
-            lengths = np.array([len(row) for row in rows], dtype=np.int32)
-            flat = np.array([value for row in rows for value in row], dtype=np.int32)
-            np.savez_compressed(path, lengths=lengths, values=flat)
+            content: dict[str, NDArray[np.generic]] = {
+                "lengths": np.array([len(row) for row in routes.rows], dtype=np.int32),
+                "values": np.array([x for row in routes.rows for x in row], dtype=np.int32),
+            }
+            if routes.logits is not None:
+                content["logits"] = routes.logits.astype(np.float16)
+            np.savez_compressed(path, **content)  # type: ignore[arg-type]
         elif ending == ".tsv":
             path.write_text(
-                "".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8"
+                "".join("\t".join(map(str, row)) + "\n" for row in routes.rows), encoding="utf-8"
             )
         else:
-            path.write_text("".join(json.dumps(list(row)) + "\n" for row in rows), encoding="utf-8")
+            path.write_text("".join(json.dumps(row) + "\n" for row in routes.rows), encoding="utf-8")
     except OSError as error:
         raise IoError(f"{path}: routes cannot be written: {error.strerror}") from error
 
 
-def load_routes(path: Path) -> Rows:
+def load_routes(path: Path) -> Routes:
     """Reads a trace.
 
     Raises:
@@ -81,19 +100,22 @@ def load_routes(path: Path) -> Rows:
             ) from error
         _check(row, f"{path}: line {number}")
         rows.append(row)
-    return rows
+    return Routes(rows)
 
 
-def _load_npz(path: Path) -> Rows:
+def _load_npz(path: Path) -> Routes:
     try:
         with np.load(path, allow_pickle=False) as content:
             lengths, values = content["lengths"], content["values"]
+            logits = content["logits"].astype(np.float32) if "logits" in content else None
     except Exception as error:  # numpy raises many kinds on a damaged zip
         raise FormatError(f"{path}: is no routes file: {error}") from error
     if lengths.sum() != values.shape[0] or (lengths.size and lengths.min() < 0):
         raise FormatError(
             f"{path}: lengths add up to {lengths.sum()}, there are {values.shape[0]} values"
         )
+    if logits is not None and (logits.ndim != 2 or len(logits) != len(lengths)):
+        raise FormatError(f"{path}: logits {list(logits.shape)} for {len(lengths)} rows")
     rows = (
         [part.tolist() for part in np.split(values, np.cumsum(lengths)[:-1])]
         if lengths.size
@@ -101,7 +123,7 @@ def _load_npz(path: Path) -> Rows:
     )
     for number, row in enumerate(rows):
         _check(row, f"{path}: row {number}")
-    return rows
+    return Routes(rows, logits)
 
 
 def _check(row: list[int], where: str) -> None:

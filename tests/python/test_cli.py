@@ -202,7 +202,8 @@ def test_routes_and_traces_are_written(run, core, monkeypatch, tmp_path):
     switches = []
     rows = [[0, 3, 1], [1, 2, 0]]
     monkeypatch.setattr(core, "record_routes", lambda on: switches.append(on), raising=False)
-    monkeypatch.setattr(core, "take_routes", lambda: rows, raising=False)
+    logits = np.array([[-1, 2, 0, 3], [4, 1, 5, 0]], dtype=np.float32)
+    monkeypatch.setattr(core, "take_routes", lambda: (rows, logits), raising=False)
     monkeypatch.setattr(core, "trace", lambda on: switches.append(on), raising=False)
     monkeypatch.setattr(core, "take_trace_json", lambda: '{"traceEvents": []}', raising=False)
     for ending in ("npz", "tsv", "jsonl"):
@@ -211,7 +212,10 @@ def test_routes_and_traces_are_written(run, core, monkeypatch, tmp_path):
             "generate", "Hello", "--record-routes", path, "--trace", tmp_path / "t.json"
         )
         assert code == 0
-        assert routes.load_routes(path) == rows
+        loaded = routes.load_routes(path)
+        assert loaded.rows == rows
+        assert (loaded.logits is None) == (ending != "npz")
+        assert loaded.logits is None or (loaded.logits == logits).all()
     assert json.loads((tmp_path / "t.json").read_text()) == {"traceEvents": []}
     assert switches == [True, True, False, False] * 3
 
@@ -238,6 +242,11 @@ def test_routes_whose_lengths_do_not_add_up_are_named(tmp_path):
     np.savez(tmp_path / "a.npz", lengths=np.array([2, 9]), values=np.arange(5))
     with pytest.raises(errors.FormatError, match="add up to 11"):
         routes.load_routes(tmp_path / "a.npz")
+    np.savez(
+        tmp_path / "b.npz", lengths=np.array([2]), values=np.arange(2), logits=np.zeros((3, 4))
+    )
+    with pytest.raises(errors.FormatError, match=r"logits \[3, 4\] for 1 rows"):
+        routes.load_routes(tmp_path / "b.npz")
 
 
 # --- Chat -----------------------------------------------------------------------------------------

@@ -188,15 +188,16 @@ def test_threads_use_sessions_of_one_engine(engine):
 
 def test_stats_routes_and_traces_tell_what_happened(engine, tmp_path):
     engine.reset_stats()
-    with engine.routes() as rows, engine.trace(tmp_path / "t.json"):
+    with engine.routes() as routes, engine.trace(tmp_path / "t.json"):
         out = greedy(engine, 4)
     stats = engine.stats()
     tokens = out.stats.prompt_tokens + len(out.token_ids) - 1
     assert stats.prefill_tokens + stats.decode_tokens == tokens
     assert sum(phase.ns for phase in stats.phases) == pytest.approx(stats.step_ns, rel=0.01)
-    assert len(rows) == tokens * engine.info.moe_layers
-    assert all(len(row) == 1 + engine.info.experts_per_token for row in rows)
-    assert all(0 <= e < engine.info.experts for row in rows for e in row[1:])
+    assert len(routes.rows) == tokens * engine.info.moe_layers
+    assert routes.logits.shape == (len(routes.rows), engine.info.experts)
+    best = np.argsort(-routes.logits, axis=1, kind="stable")[:, : engine.info.experts_per_token]
+    assert [row[1:] for row in routes.rows] == best.tolist()
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
 
 

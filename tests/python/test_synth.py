@@ -58,10 +58,10 @@ TOKENS = [7, 4100, 12, 999, 4159, 0, 31, 512, 8, 77, 2048, 3]
 def expert_sets(folder, tokens=40):
     """Experts by layer and token, of random tokens."""
     ids = np.random.default_rng(5).integers(0, VOCAB, tokens).tolist()
-    with Engine(folder, memory="400MB") as engine, engine.routes() as rows:
+    with Engine(folder, memory="400MB") as engine, engine.routes() as routes:
         engine.logits(ids)
-    layers = max(row[0] for row in rows) + 1
-    return [[set(row[1:]) for row in rows if row[0] == layer] for layer in range(layers)]
+    layers = max(row[0] for row in routes.rows) + 1
+    return [[set(row[1:]) for row in routes.rows if row[0] == layer] for layer in range(layers)]
 
 
 def overlap(sets):

@@ -69,15 +69,15 @@ def record(kind: str, out: Path) -> None:
             for prompt in tool_prompts(4):
                 reply = engine.generate(prompt, control_tokens=True, max_tokens=160, temperature=0)
                 total += reply.stats.completion_tokens
-        rows = engine.core.take_routes()
-    routes.save_routes(out, rows)
-    layers = len({row[0] for row in rows})
-    print(f"{kind}: {len(rows) // layers} tokens, {total} of them generated, {layers} layers")
+        trace = routes.Routes(*engine.core.take_routes())
+    routes.save_routes(out, trace)
+    layers = len({row[0] for row in trace.rows})
+    print(f"{kind}: {len(trace.rows) // layers} tokens, {total} of them generated, {layers} layers")
 
 
 def by_token(path: Path) -> Ids:
     """Expert ids [tokens, layers, k] of a trace that was recorded token by token."""
-    rows = np.array(routes.load_routes(path))
+    rows = np.array(routes.load_routes(path).rows)
     layers = int(rows[:, 0].max()) + 1
     if len(rows) % layers or (rows[:, 0] != np.arange(len(rows)) % layers).any():
         raise ValueError(f"{path}: want whole tokens one after another (record with chunks of 1)")

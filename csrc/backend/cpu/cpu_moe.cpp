@@ -12,6 +12,7 @@ void CpuBackend::select(const float* logits, int64_t row_count, Routes& routes) 
   const int64_t k = experts_per_token_;
   routes.row_count = row_count;
   routes.per_row = k;
+  routes.logits = {logits, static_cast<size_t>(row_count * shape_.experts)};
   routes.ids.resize(static_cast<size_t>(row_count * k));
   routes.weights.resize(static_cast<size_t>(row_count * k));
   pool_.run(row_count, [&](int64_t row) {

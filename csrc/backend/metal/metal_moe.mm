@@ -27,6 +27,7 @@ void MetalBackend::read_routes(MetalBuffer ids, MetalBuffer weights, Routes& rou
   routes.weights.resize(count);
   std::memcpy(routes.ids.data(), ids.contents, count * sizeof(int32_t));
   std::memcpy(routes.weights.data(), weights.contents, count * sizeof(float));
+  routes.logits = {router_logits_.floats(), static_cast<size_t>(row_count_ * shape_.experts)};
 }
 
 void MetalBackend::route(int64_t layer, Routes& routes) {

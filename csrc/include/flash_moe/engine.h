@@ -110,9 +110,9 @@ class FLASH_MOE_API Engine : public std::enable_shared_from_this<Engine> {
   // Trace events since `trace(true)`, as Chrome/Perfetto JSON.
   virtual void trace(bool on) = 0;
   virtual std::string take_trace_json() = 0;
-  // Experts asked for since `record_routes(true)`: rows of layer, ids in rank order.
+  // Experts asked for since `record_routes(true)`.
   virtual void record_routes(bool on) = 0;
-  virtual std::vector<std::vector<int32_t>> take_routes() = 0;
+  virtual RouteTrace take_routes() = 0;
 };
 
 class FLASH_MOE_API Session {

@@ -38,4 +38,10 @@ struct Stats {
   std::string lossy;       // empty when exact, else what was given up, e.g. "4 of 10 experts"
 };
 
+// Which experts were asked for.
+struct RouteTrace {
+  std::vector<std::vector<int32_t>> rows;  // layer, then ids in rank order: one row for each token and layer, as computed
+  std::vector<float> logits;               // of the router [rows, experts]; empty if not known
+};
+
 }  // namespace flash_moe

@@ -12,10 +12,10 @@
 
 namespace flash_moe {
 
-// Share of expert uses found in a cache of `capacities[i]` experts, by policy name ("belady" is the optimum), over `trace`:
-// rows of layer, then the ids that one token asked for. ConfigError for unknown policies and capacities below a row's ids.
-FLASH_MOE_API std::vector<double> simulate_cache(const std::vector<std::vector<int32_t>>& trace,
-                                                 const std::string& policy, std::span<const int64_t> capacities);
+// Share of expert uses found in a cache of `capacities[i]` experts, by policy name ("belady" is the optimum), over `trace`.
+// ConfigError for unknown policies and capacities below a row's ids; FormatError for logits of another number of rows.
+FLASH_MOE_API std::vector<double> simulate_cache(const RouteTrace& trace, const std::string& policy,
+                                                 std::span<const int64_t> capacities);
 // What EngineOptions::policy and simulate_cache know.
 FLASH_MOE_API std::vector<std::string> policy_names();
 

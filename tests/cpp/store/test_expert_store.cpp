@@ -172,7 +172,7 @@ TEST(hits_are_handed_out_before_the_misses_land) {
 }
 
 TEST(a_pinned_slot_is_never_evicted) {
-  for (const char* policy : {"lru", "clock", "slru"}) {
+  for (const char* policy : {"score", "lru", "clock", "slru"}) {
     Fixture f(6, nullptr, policy);
     const Ids pinned = {1, 2, 3};
     Lease lease = f.store.acquire(0, pinned, Access::decode);
@@ -183,6 +183,22 @@ TEST(a_pinned_slot_is_never_evicted) {
     CHECK(f.acquire_right(0, pinned));
     CHECK(f.store.stats().hits == 3);
   }
+}
+
+TEST(the_policy_sees_what_the_router_said) {
+  Fixture f(3, nullptr, "score");
+  std::vector<float> logits(static_cast<size_t>(f.experts->expert_count(0)), 0.0f);
+  logits[1] = 3;
+  logits[2] = -3;
+  logits[3] = 2;
+  {
+    Lease lease = f.store.acquire(0, Ids{3, 1, 2}, Access::decode, logits);
+    CHECK(f.all_right(lease, 0, {3, 1, 2}));
+  }
+  CHECK(f.acquire_right(0, {4}));
+  f.store.reset_stats();
+  CHECK(f.acquire_right(0, {1, 3, 4}));
+  CHECK(f.store.stats().hits == 3);
 }
 
 TEST(fewer_slots_than_asked_for_is_a_config_error) {
@@ -231,7 +247,7 @@ TEST(windows_through_a_small_cache_are_right) {
 }
 
 TEST(a_scan_does_not_flush_what_decode_uses) {
-  for (const char* policy : {"lru", "clock", "slru"}) {
+  for (const char* policy : {"score", "lru", "clock", "slru"}) {
     Fixture f(16, nullptr, policy);
     CHECK(f.acquire_right(0, range(0, 12)));
     CHECK(f.acquire_right(0, range(0, 12)));
@@ -469,7 +485,7 @@ void storm(const char* policy, bool resize, std::shared_ptr<FaultPlan> faults, u
 }  // namespace
 
 TEST(four_threads_get_what_they_ask_for) {
-  for (const char* policy : {"lru", "clock", "slru"}) {
+  for (const char* policy : {"score", "lru", "clock", "slru"}) {
     uint64_t failures = 0;
     storm(policy, false, nullptr, failures);
     CHECK(failures == 0);

@@ -1,7 +1,10 @@
 #include "store/policy.h"
 
+#include <cmath>
 #include <random>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "flash_moe/error.h"
 #include "test.h"
@@ -80,13 +83,55 @@ TEST(segmented_lru_demotes_above_four_fifths) {
   CHECK((drain(*policy) == Keys{1, 2}));
 }
 
+TEST(score_evicts_what_the_router_thought_least_of_lately) {
+  const auto policy = make_policy("score", 8);
+  const auto row = [&](uint32_t layer, std::initializer_list<float> logits) {
+    policy->on_acquire(layer, std::vector<float>(logits), 1, false);
+  };
+  row(0, {3, 1, 2, 0});
+  for (const int64_t expert : {0, 1, 3}) policy->on_insert(expert_key(0, expert), false);
+  // Another layer's logits are a thousand times as large and shifted, and mean the same.
+  row(1, {9000, 7500, 8000, 6000});
+  for (const int64_t expert : {0, 1, 2}) policy->on_insert(expert_key(1, expert), false);
+  const auto order = [](std::initializer_list<std::pair<int, int>> pairs) {
+    Keys keys;
+    for (const auto& [layer, expert] : pairs) keys.push_back(expert_key(layer, expert));
+    return keys;
+  };
+  ExpertKey key = 0;
+  CHECK(policy->victim(anything, key) && key == expert_key(0, 3));
+  CHECK(policy->victim([](ExpertKey k) { return k != expert_key(0, 3); }, key) && key == expert_key(0, 1));
+  // The newest row has half of the weight: 1 rises above 0, which a use alone does not change.
+  row(0, {0, 3, 1, 2});
+  policy->on_hit(expert_key(0, 0), false);
+  // Rows without numbers, or in which all are alike, change nothing.
+  row(0, {NAN, 3, 1, 2});
+  row(0, {5, 5, 5, 5});
+  CHECK((drain(*policy) == order({{0, 0}, {0, 3}, {1, 1}, {1, 2}, {0, 1}, {1, 0}})));
+  // Of several rows the last counts most.
+  policy->on_acquire(0, std::vector<float>{0, 9, 0, 0, 0, 0, 9, 0, 0, 0, 0, 9}, 3, false);
+  for (const int64_t expert : {1, 2, 3}) policy->on_insert(expert_key(0, expert), false);
+  CHECK((drain(*policy) == order({{0, 1}, {0, 2}, {0, 3}})));
+}
+
+TEST(score_takes_uses_where_no_logits_are_known) {
+  const auto policy = make_policy("score", 8);
+  for (ExpertKey key = 1; key <= 3; ++key) {
+    policy->on_acquire(0, {}, 0, false);
+    policy->on_insert(key, false);
+  }
+  policy->on_acquire(0, {}, 0, false);
+  policy->on_hit(1, false);
+  CHECK((drain(*policy) == Keys{2, 3, 1}));
+}
+
 TEST(scans_enter_cold_and_warm_nothing) {
   for (const std::string& name : policy_names()) {
     const auto policy = make_policy(name, 8);
-    policy->on_acquire(0, false);
+    policy->on_acquire(0, {}, 0, false);
     for (ExpertKey key = 1; key <= 3; ++key) policy->on_insert(key, false);
     for (ExpertKey key = 1; key <= 3; ++key) policy->on_hit(key, false);
-    policy->on_acquire(0, true);
+    policy->on_acquire(0, {}, 0, true);
     policy->on_insert(4, true);
     policy->on_hit(4, true);
     policy->on_insert(5, true);
@@ -97,7 +142,7 @@ TEST(scans_enter_cold_and_warm_nothing) {
     CHECK(policy->victim(anything, second));
     CHECK(first + second == 9);
     // One that decode hits is like any other from then on.
-    policy->on_acquire(0, false);
+    policy->on_acquire(0, {}, 0, false);
     policy->on_hit(second, false);
     policy->on_evict(1);
     policy->on_insert(1, true);
@@ -115,7 +160,7 @@ TEST(every_policy_evicts_only_what_it_may_and_holds) {
       const uint32_t layer = step / 4 % 3;
       const ExpertKey key = expert_key(layer, static_cast<int64_t>(random() % 40));
       const bool scan = random() % 7 == 0;
-      if (step % 4 == 0) policy->on_acquire(layer, scan);
+      if (step % 4 == 0) policy->on_acquire(layer, {}, 0, scan);
       if (held.count(key)) {
         policy->on_hit(key, scan);
         continue;

@@ -1,5 +1,7 @@
 #include "store/simulator.h"
 
+#include <algorithm>
+#include <numeric>
 #include <random>
 
 #include "flash_moe/error.h"
@@ -100,6 +102,29 @@ TEST(belady_is_the_best_of_all_choices) {
       }
     }
   }
+}
+
+TEST(score_knows_more_than_uses_where_logits_drift) {
+  constexpr size_t experts = 64;
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal;
+  std::vector<float> state(experts);
+  std::vector<float> logits;
+  Trace trace;
+  for (int row = 0; row < 500; ++row) {
+    for (float& x : state) x = 0.9f * x + normal(random);
+    logits.insert(logits.end(), state.begin(), state.end());
+    std::vector<int32_t> order(experts);
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return state[a] > state[b]; });
+    trace.push_back({0, order[0], order[1], order[2], order[3]});
+  }
+  const uint64_t lru = simulate(trace, "lru", 12).hits;
+  const uint64_t score = simulate(trace, "score", 12, 0, logits).hits;
+  const uint64_t best = simulate_belady(trace, 12).hits;
+  CHECK(score < best && (score - lru) * 5 > best - lru);
+  logits.pop_back();
+  CHECK_THROWS(simulate(trace, "score", 12, 0, logits), FormatError, "do not divide into 500 rows");
 }
 
 TEST(rows_before_the_first_counted_only_warm) {
