@@ -61,12 +61,12 @@ def save_routes(path: Path, routes: Routes) -> None:
             if routes.logits is not None:
                 content["logits"] = routes.logits.astype(np.float16)
             np.savez_compressed(path, **content)  # type: ignore[arg-type]
-        elif ending == ".tsv":
-            path.write_text(
-                "".join("\t".join(map(str, row)) + "\n" for row in routes.rows), encoding="utf-8"
-            )
+            return
+        if ending == ".tsv":
+            lines = ["\t".join(map(str, row)) for row in routes.rows]
         else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in routes.rows), encoding="utf-8")
+            lines = [json.dumps(row) for row in routes.rows]
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise IoError(f"{path}: routes cannot be written: {error.strerror}") from error
 

@@ -103,11 +103,15 @@ def top_ids(logits: Logits, count: int) -> Ids:
     if count >= size:
         return np.argsort(-logits, kind="stable")
     whole = size - size % _BLOCK
-    maxima = logits[:whole].reshape(-1, _BLOCK).max(axis=1)
+    blocks = logits[:whole].reshape(-1, _BLOCK)
+    maxima = blocks.max(axis=1)
     if count < maxima.shape[0]:
         # At least `count` entries reach the count-th largest block maximum.
         bound = np.partition(maxima, -count)[-count]
-        found = np.flatnonzero(logits >= bound)
+        near = np.flatnonzero(maxima >= bound)
+        block, place = np.nonzero(blocks[near] >= bound)
+        behind = whole + np.flatnonzero(logits[whole:] >= bound)
+        found = np.concatenate([near[block] * _BLOCK + place, behind])
     else:
         bound = np.partition(logits, -count)[-count]
         found = np.flatnonzero(logits >= bound)
@@ -119,7 +123,9 @@ def top_ids(logits: Logits, count: int) -> Ids:
 def log_normaliser(logits: Logits) -> float:
     """Returns log(sum(exp(logits))) over [vocab]."""
     highest = float(logits.max())
-    return highest + float(np.log(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
+    weights = logits - np.float32(highest)
+    np.exp(weights, out=weights)
+    return highest + float(np.log(weights.sum(dtype=np.float64)))
 
 
 def _weights(logits: Logits, temperature: float, highest: float) -> Floats:
@@ -135,6 +141,27 @@ def _nucleus_length(weights: npt.NDArray[np.floating], total: float, top_p: floa
         return 0
     length = int(np.searchsorted(sums, top_p * total)) + 1
     return min(length, len(weights))
+
+
+def draw_index(weights: npt.NDArray[np.floating], share: float) -> int:
+    """Returns the index at which the running sum of the weights passes `share` of their total.
+
+    Args:
+        weights: [n], none below 0.
+        share: from 0 to below 1.
+    """
+    begin, before = 0, 0.0
+    if weights.shape[0] > _BLOCK:
+        # Sums of blocks first: running sums of a whole vocabulary are megabytes.
+        starts = np.arange(0, weights.shape[0], _BLOCK)
+        sums = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+        target = share * float(sums[-1])
+        block = min(int(np.searchsorted(sums, target, side="right")), len(sums) - 1)
+        begin, before = block * _BLOCK, float(sums[block - 1]) if block else 0.0
+    inside = before + np.cumsum(weights[begin : begin + _BLOCK], dtype=np.float64)
+    if weights.shape[0] <= _BLOCK:
+        target = share * float(inside[-1])
+    return begin + min(int(np.searchsorted(inside, target, side="right")), len(inside) - 1)
 
 
 class Sampler:
@@ -174,6 +201,8 @@ class Sampler:
             if params.repetition_penalty != 1.0
             else set()
         )
+        # Megabytes that are the same for every token: fresh ones would be faulted in page by page.
+        self._scratch = np.empty(0, dtype=np.float32)
 
     def choose(self, logits: Logits) -> int:
         """Returns the next token.
@@ -234,18 +263,24 @@ class Sampler:
             ids = np.flatnonzero(scores >= highest + params.temperature * math.log(params.min_p))
             weights = _weights(scores[ids], params.temperature, highest)
         else:
-            weights = np.exp((scores - np.float32(highest)) / np.float32(params.temperature))
+            weights = self._all_weights(scores, highest)
         if params.min_p > 0 and ids is not None:
             kept = np.flatnonzero(weights >= params.min_p * weights.max())
             ids, weights = ids[kept], weights[kept]
-        sums = np.cumsum(weights, dtype=np.float64)
-        place = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
-        place = min(place, sums.shape[0] - 1)
-        return place if ids is None else int(ids[place])
+        index = draw_index(weights, self._random.random())
+        return index if ids is None else int(ids[index])
+
+    def _all_weights(self, scores: Logits, highest: float) -> Logits:
+        """Returns exp((scores - highest) / temperature), valid until the next call."""
+        if self._scratch.shape != scores.shape:
+            self._scratch = np.empty(scores.shape, dtype=np.float32)
+        np.subtract(scores, np.float32(highest), out=self._scratch)
+        np.divide(self._scratch, np.float32(self._params.temperature), out=self._scratch)
+        return np.exp(self._scratch, out=self._scratch)
 
     def _nucleus(self, scores: Logits, highest: float) -> tuple[Ids, npt.NDArray[np.floating]]:
         params = self._params
-        weights = np.exp((scores - np.float32(highest)) / np.float32(params.temperature))
+        weights = self._all_weights(scores, highest)
         total = float(weights.sum(dtype=np.float64))
         if scores.shape[0] > _NUCLEUS_FIRST:
             ids = top_ids(scores, _NUCLEUS_FIRST)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flash_moe import errors
-from flash_moe.sampling import Sampler, SamplingParams, log_normaliser, top_ids
+from flash_moe.sampling import Sampler, SamplingParams, draw_index, log_normaliser, top_ids
 
 VOCAB = 5000
 DRAWS = 1000
@@ -211,3 +211,17 @@ def test_log_normaliser_neither_overflows_nor_underflows():
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(errors.ConfigError, match=name):
         SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 511, 512, 513, 5000])
+def test_drawn_indices_are_those_of_one_running_sum(count):
+    random = np.random.default_rng(count)
+    for _ in range(50):
+        weights = random.random(count).astype(np.float32) * (random.random(count) < 0.5)
+        weights[random.integers(count)] = 1
+        share = random.random()
+        sums = np.cumsum(weights, dtype=np.float64)
+        index = draw_index(weights, share)
+        assert weights[index] > 0
+        assert sums[index] >= share * sums[-1] * (1 - 1e-12)
+        assert index == 0 or sums[index - 1] <= share * sums[-1] * (1 + 1e-12)
