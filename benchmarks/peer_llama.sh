@@ -6,8 +6,9 @@
 #   MODEL    another folder instead: qwen3_5_moe in MLX's layout, 4 bits; its GGUF is written beside it
 #   TYPE     of the GGUF: q4_k (equal bytes) or q4_1
 #   THREADS (2), PROMPT (128), TOKENS (64), REPEATS (5, and one more that is dropped)
-#   LIMIT    as 4G: both run in a memory cgroup of that size (limited.sh, root), flash_moe with nine tenths of it as
-#            --memory; llama.cpp maps its file and repacks nothing, and the drive's read-ahead is 128 KB for both
+#   LIMIT    as 4G: both run in a memory cgroup of that size (limited.sh, root) with nothing of the model cached before,
+#            flash_moe with nine tenths of it as --memory; llama.cpp maps its file and repacks nothing, and the drive's
+#            read-ahead is 128 KB for both
 #   REPACK   0: llama.cpp keeps the file's layout of weights in RAM, too (its default repacks them)
 #   LIBRARY  a folder of llama.cpp's shared libraries (default: fetched from npm into DIR)
 #   BEFORE   a command in front of each measured one, as "taskset -c 0,1"; PYTHON is the interpreter
@@ -53,11 +54,19 @@ else
   if [[ ${REPACK:-1} == 0 ]]; then peer+=(--no-repack); fi
 fi
 
+# Pages that are cached already were charged to whoever read them, and would be memory beside the limit.
+forget() {
+  if [[ -z ${LIMIT:-} ]]; then return; fi
+  for file in "$gguf" "$model"/*.safetensors; do dd if="$file" iflag=nocache count=0 status=none; done
+}
+
 out=$(mktemp -d "$dir/peer.XXXXXX")
 trap 'cat "$out/log" >&2' ERR
 for ((repeat = 0; repeat <= ${REPEATS:-5}; repeat++)); do
   echo "repeat $repeat of ${REPEATS:-5}" >&2
+  forget
   "${before[@]}" "$python" -m flash_moe bench "${ours[@]}" >"$out/ours.$repeat.json" 2>"$out/log"
+  forget
   "${before[@]}" "$python" "$here/peer_llama.py" "$gguf" "${peer[@]}" >"$out/peer.$repeat.json" 2>"$out/log"
 done
 "$python" "$here/peer_table.py" "$out"
