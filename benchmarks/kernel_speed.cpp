@@ -35,7 +35,7 @@ constexpr Format kFormats[] = {
     {"fp8 block", MatrixFormat::fp8_block, 8, 0, Dtype::bf16},  {"bf16", MatrixFormat::bf16, 16, 0, Dtype::f32},
 };
 constexpr int64_t kCols = 2048;
-constexpr int64_t kStreamedBytes = 192 << 20;
+constexpr int64_t kStreamedBytes = 1024 << 20;  // more than any last-level cache
 constexpr int64_t kSeveralRowsOutputs = 2048;
 constexpr int64_t kOutputsOfItem = 64;
 
@@ -56,7 +56,7 @@ struct StoredBytes {
     uint64_t state = 1;
     for (size_t i = 0; i + 8 <= data; i += 8) {
       state = state * 6364136223846793005u + 1442695040888963407u;
-      const uint64_t word = (state >> 8) & 0x3b3b3b3b3b3b3b3bu;  // of floats too: small and finite
+      const uint64_t word = ((state >> 8) & 0x0b0b0b0b0b0b0b0bu) | 0x3030303030303030u;  // of floats too: small, finite, not denormal
       std::memcpy(memory.data() + i, &word, 8);
     }
     std::memset(memory.data() + data, 0x3b, 2 * scales);

@@ -17,16 +17,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Eight sums keep eight loads on their way; the compiler makes them vectors.
+// What a core can have on its way at most: four places at once, each asked for ahead of its use. One place alone gets half of
+// it on some machines, and a bound that is half of what the memory gives makes every speed look twice as good.
 uint64_t sum(const uint64_t* words, size_t count) {
-  uint64_t sums[8] = {};
-  for (size_t i = 0; i + 64 <= count; i += 64) {
-    for (size_t j = 0; j < 64; j += 8) {
-      for (size_t k = 0; k < 8; ++k) sums[k] += words[i + j + k];
+  constexpr size_t kStreams = 4;
+  constexpr size_t kLine = 8;
+  constexpr size_t kStep = 4 * kLine;
+  constexpr size_t kAhead = 16 * kLine;
+  using Vector = uint64_t __attribute__((vector_size(64), aligned(8), may_alias));
+  Vector sums[kStep / kLine] = {};
+  const size_t part = count / kStreams / kStep * kStep;
+  for (size_t i = 0; i < part; i += kStep) {
+    for (size_t stream = 0; stream < kStreams; ++stream) {
+      const uint64_t* const at = words + stream * part + i;
+      for (size_t k = 0; k < kStep; k += kLine) {
+        __builtin_prefetch(at + kAhead + k);
+        sums[k / kLine] += *reinterpret_cast<const Vector*>(at + k);
+      }
     }
   }
+  const Vector all = sums[0] + sums[1] + sums[2] + sums[3];
   uint64_t total = 0;
-  for (const uint64_t each : sums) total += each;
+  for (size_t k = 0; k < kLine; ++k) total += all[k];
   return total;
 }
 
@@ -37,7 +49,7 @@ double probe_memory(const MemoryProbeOptions& options) {
     throw ConfigError("memory probe: wanted at least 1 thread, got " + std::to_string(options.threads));
   }
   const auto threads = static_cast<size_t>(options.threads);
-  const size_t words = std::max<size_t>(64, options.bytes / sizeof(uint64_t) / threads / 64 * 64);
+  const size_t words = std::max<size_t>(128, options.bytes / sizeof(uint64_t) / threads / 128 * 128);
   const AlignedMemory memory(words * threads * sizeof(uint64_t), HugePages::if_possible);
   auto* const data = reinterpret_cast<uint64_t*>(memory.data());
   double best = 0;

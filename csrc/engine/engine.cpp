@@ -40,6 +40,7 @@ uint64_t fingerprint(const model::ModelFiles& files, const backend::ModelWeights
 EngineImpl::EngineImpl(const std::string& path, const EngineOptions& options, const Progress& progress)
     : path_(path), options_(options) {
   const uint64_t process_bytes = process_resident_bytes();
+  const model::Prefetch prefetch = prefetch_option(options_);
   backend_ = make_backend(options_);
   kv_is_bf16_ = kv_is_bf16(options_);
   files_ = model::ModelFiles::open(path_);
@@ -48,10 +49,11 @@ EngineImpl::EngineImpl(const std::string& path, const EngineOptions& options, co
   backend_->set_shape(files_->shape(), info_.experts_per_token);
   budget_ = budget_inputs(*files_, options_, *backend_, process_bytes, 0);
   plan_ = divide_memory(budget_);
+  cache_mode_ = cache_mode(options_, *files_, plan_);
   load(progress);
   build_store();
   forward_ = std::make_unique<model::Forward>(*backend_, *store_, files_->experts(), model_.weights,
-                                              model::ForwardOptions{.prefetch = options_.prefetch}, clock_);
+                                              model::ForwardOptions{.prefetch = prefetch}, clock_);
 }
 
 EngineImpl::~EngineImpl() = default;
@@ -70,13 +72,12 @@ void EngineImpl::load(const Progress& progress) {
 }
 
 void EngineImpl::build_store() {
-  os_cache_ = use_os_cache(options_, *files_, plan_);  // before faults: what it measures with is no read of an expert
   const auto& files = files_->experts()->files();
   if (options_.fail_read != 0) {
     const auto faults = std::make_shared<io::FailNthRead>(options_.fail_read);
     for (const auto& file : files) file->set_faults(faults);
   }
-  if (os_cache_ && options_.cache_slots == 0) {
+  if (cache_mode_ == "os" && options_.cache_slots == 0) {
     budget_.slots_wanted = kOsCacheSlotsPerExpertOfToken * info_.experts_per_token;
     plan_ = divide_memory(budget_);
   }
@@ -88,7 +89,7 @@ void EngineImpl::build_store() {
   auto policy = store::make_policy(options_.policy, capacity);
   policy_name_ = policy->name();
   store_ = std::make_unique<store::ExpertStore>(files_->experts(), *arena_, *queue_, std::move(policy), capacity,
-                                                !os_cache_);
+                                                cache_mode_ == "slots");
 }
 
 MemoryPlan EngineImpl::memory_plan() const {
@@ -171,7 +172,7 @@ Stats EngineImpl::stats() const {
   stats.prefetch_used = store.prefetch_used;
   stats.failed_reads = store.failed_reads;
   stats.slots = static_cast<int64_t>(store_->capacity());
-  stats.cache_mode = os_cache_ ? "os" : "slots";
+  stats.cache_mode = cache_mode_;
   stats.io_engine = queue_->name();
   stats.policy = policy_name_;
   if (info_.experts_per_token != info_.experts_per_token_trained)

@@ -72,7 +72,7 @@ class EngineImpl final : public Engine {
   ModelInfo info_;
   uint64_t fingerprint_ = 0;
   bool kv_is_bf16_ = false;
-  bool os_cache_ = false;
+  std::string cache_mode_;
   std::string policy_name_;
 
   std::unique_ptr<backend::Backend> backend_;

@@ -30,6 +30,13 @@ bool kv_is_bf16(const EngineOptions& options) {
   throw ConfigError("kv_dtype=\"" + options.kv_dtype + "\": known are auto, float32 and bfloat16");
 }
 
+model::Prefetch prefetch_option(const EngineOptions& options) {
+  if (options.prefetch == "auto") return model::Prefetch::automatic;
+  if (options.prefetch == "on") return model::Prefetch::on;
+  if (options.prefetch == "off") return model::Prefetch::off;
+  throw ConfigError("prefetch=\"" + options.prefetch + "\": known are auto, on and off");
+}
+
 std::unique_ptr<backend::Backend> make_backend(const EngineOptions& options) {
   if (options.thread_count < 0)
     throw ConfigError("threads=" + std::to_string(options.thread_count) + ": wanted at least 1, or 0 for all cores");
@@ -143,17 +150,17 @@ bool direct_reads_lose(const model::ModelFiles& files) {
 
 }  // namespace
 
-bool use_os_cache(const EngineOptions& options, const model::ModelFiles& files, const MemoryPlan& plan) {
-  if (options.cache == "os") return true;
-  if (options.cache == "slots") return false;
-  if (options.cache != "auto") throw ConfigError("cache=\"" + options.cache + "\": known are auto, slots and os");
-  if (plan.slots == plan.slots_all) return false;
+std::string cache_mode(const EngineOptions& options, const model::ModelFiles& files, const MemoryPlan& plan) {
+  if (options.cache == "slots" || options.cache == "both" || options.cache == "os") return options.cache;
+  if (options.cache != "auto")
+    throw ConfigError("cache=\"" + options.cache + "\": known are auto, slots, both and os");
+  if (plan.slots == plan.slots_all) return "slots";
   for (const auto& file : files.experts()->files())
-    if (!file->direct_supported()) return true;
+    if (!file->direct_supported()) return "both";
   const uint64_t available = read_memory_state().available_bytes();
   const uint64_t used = plan.memory_bytes > plan.process_bytes ? plan.memory_bytes - plan.process_bytes : 0;
-  if (available > used && available - used > files.summary().experts_bytes) return true;
-  return direct_reads_lose(files);
+  if (available > used && available - used > files.summary().experts_bytes) return "both";
+  return direct_reads_lose(files) ? "both" : "slots";
 }
 
 }  // namespace engine

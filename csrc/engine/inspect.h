@@ -10,6 +10,7 @@
 #include "flash_moe/config.h"
 #include "flash_moe/engine.h"
 #include "io/file.h"
+#include "model/prefetch_trial.h"
 #include "model/weights.h"
 
 namespace flash_moe::engine {
@@ -17,6 +18,7 @@ namespace flash_moe::engine {
 // The backend that `options` name, or the best one here. ConfigError for unknown names, DeviceError with the reason for absent ones.
 std::unique_ptr<backend::Backend> make_backend(const EngineOptions& options);
 bool kv_is_bf16(const EngineOptions& options);
+model::Prefetch prefetch_option(const EngineOptions& options);  // ConfigError for unknown names
 
 // The number of experts each token uses: options', checked against what the model was trained with, or that.
 int64_t experts_per_token(const ModelShape& shape, const EngineOptions& options);
@@ -27,8 +29,8 @@ ModelInfo model_info(const model::ModelFiles& files, const EngineOptions& option
 BudgetInputs budget_inputs(const model::ModelFiles& files, const EngineOptions& options, const backend::Backend& backend,
                            uint64_t process_bytes, int64_t context_tokens);
 
-// Whether experts are read through the page cache: as options say, or when direct reads are refused, or when the system has
-// room beside the bound for every expert's bytes.
-bool use_os_cache(const EngineOptions& options, const model::ModelFiles& files, const MemoryPlan& plan);
+// How experts are read and kept, "slots", "both" or "os": as options say. Automatic are slots, through the page cache when
+// direct reads are refused or much slower, or when the system has room beside the bound for every expert's bytes.
+std::string cache_mode(const EngineOptions& options, const model::ModelFiles& files, const MemoryPlan& plan);
 
 }  // namespace flash_moe::engine

@@ -82,6 +82,7 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
 
 // Nibble codecs turn 64 inputs into 32 even and 32 odd codes.
 struct Affine4 {
+  static constexpr int kBits = 4;
   static constexpr bool kPairs = true;
   static constexpr bool kIsE2m1 = false;
   static __m256i adjust(__m256i nibbles) { return nibbles; }
@@ -89,6 +90,7 @@ struct Affine4 {
 
 // E2M1, doubled and offset by 12.
 struct E2m1 {
+  static constexpr int kBits = 4;
   static constexpr bool kPairs = true;
   static constexpr bool kIsE2m1 = true;
   static __m256i adjust(__m256i nibbles) {

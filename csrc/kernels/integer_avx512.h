@@ -106,14 +106,15 @@ inline void prepare_fast_row(const float* x, int64_t cols, uint8_t* dst) {
 
 // ---- Codes -----------------------------------------------------------------------------------------------
 
-// Pair codecs give the codes of 128 inputs as 64 even and 64 odd ones; `inputs` of them exist. Panel is the codec
-// for products of several rows, whose pair codecs are of 4 bits.
+// Pair codecs give the codes of 128 inputs as 64 even and 64 odd ones; `inputs` of them exist. They read kVectorBytes.
+// Panel is the codec for products of several rows, whose pair codecs are of 4 bits.
 struct PairCodes {
   __m512i even, odd;
 };
 
 struct Affine4 {
   static constexpr bool kPairs = true;
+  static constexpr int64_t kVectorBytes = 64;
   static constexpr bool kIsE2m1 = false;
   using Panel = Affine4;
   static __m512i adjust(__m512i nibbles) { return nibbles; }
@@ -128,6 +129,7 @@ struct Affine4 {
 // E2M1, doubled and offset by 12.
 struct E2m1 {
   static constexpr bool kPairs = true;
+  static constexpr int64_t kVectorBytes = 64;
   static constexpr bool kIsE2m1 = true;
   using Panel = E2m1;
   static __m512i adjust(__m512i nibbles) {
@@ -159,6 +161,7 @@ constexpr StreamPlaces<bits> kStreamPlaces;
 template <int bits>
 struct AffineStream {
   static constexpr bool kPairs = false;
+  static constexpr int64_t kVectorBytes = 8 * bits;
   static constexpr bool kIsE2m1 = false;
   using Panel = AffineStream<bits>;
   static __m512i read(const uint8_t* row, int64_t block, int64_t inputs) {
@@ -174,6 +177,7 @@ struct AffineStream {
 
 struct Affine2 {
   static constexpr bool kPairs = true;
+  static constexpr int64_t kVectorBytes = 32;
   static constexpr bool kIsE2m1 = false;
   using Panel = AffineStream<2>;
   static PairCodes read(const uint8_t* row, int64_t chunk, int64_t inputs) {

@@ -82,6 +82,7 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
 }
 
 struct Affine4 {
+  static constexpr int kBits = 4;
   static constexpr bool kPairs = true;
   static constexpr bool kIsE2m1 = false;
   static int8x16_t adjust(uint8x16_t nibbles) { return vreinterpretq_s8_u8(nibbles); }
@@ -89,6 +90,7 @@ struct Affine4 {
 
 // E2M1, doubled and offset by 12.
 struct E2m1 {
+  static constexpr int kBits = 4;
   static constexpr bool kPairs = true;
   static constexpr bool kIsE2m1 = true;
   static int8x16_t adjust(uint8x16_t nibbles) {

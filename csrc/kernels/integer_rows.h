@@ -91,10 +91,12 @@ struct MatrixScales {
 template <typename Codec, int kind, int rows>
 inline void integer_product(const MatmulArgs& args, const MatrixScales& scales, const FastRow* x, int64_t out, float* y) {
   const Matrix& m = args.matrix;
+  constexpr int64_t kBytes = int64_t{32 << kind} * Codec::kBits;  // of the codes of sixteen units
   const uint8_t* codes = row_data(m, out);
   Lanes sums[rows];
   for (Lanes& sum : sums) sum = zero();
   for (int64_t first = 0; first < scales.units.count; first += 16) {
+    fetch_ahead(codes + first / 16 * kBytes, kBytes);
     const ScaleLanes w = scales.read(out, first);
     Lanes exact[rows];
     exact_sums<Codec, kind, rows>(codes, x, first, m.cols, exact);

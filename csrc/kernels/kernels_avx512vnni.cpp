@@ -62,6 +62,7 @@ struct RowProduct {
   static constexpr int kInputs = Codec::kPairs ? 128 : 64;  // of a vector of codes
   static constexpr int kUnits = kInputs >> (4 + kind);      // of a vector of codes
   static constexpr int kVectors = 16 / kUnits;
+  static constexpr int64_t kBytes = kVectors * Codec::kVectorBytes;  // of the codes of sixteen units
 
   // Sums of units `first` .. `first` + 15 of the row of codes.
   static __m512i sums(const uint8_t* codes, const FastRow& x, int64_t first, int64_t cols) {
@@ -85,6 +86,7 @@ struct RowProduct {
     const uint8_t* codes = row_data(m, out);
     Lanes sum = zero();
     for (int64_t first = 0; first < scales.units.count; first += 16) {
+      fetch_ahead(codes + first / 16 * kBytes, kBytes);
       const ScaleLanes w = scales.read(out, first);
       const Lanes exact = _mm512_cvtepi32_ps(sums(codes, x, first, m.cols));
       sum = fma(exact, mul(w.scale, load(x.scales + first)), sum);

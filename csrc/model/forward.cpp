@@ -9,12 +9,17 @@ namespace flash_moe::model {
 
 Forward::Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
                  const backend::ModelWeights& weights, ForwardOptions options, PhaseClock& clock)
-    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), options_(options), clock_(clock) {}
+    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), options_(options), clock_(clock),
+      prefetch_(options.prefetch) {}
 
 void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
                   const std::function<void()>& check) {
   // An error in an earlier step may have left its lease here; its reads are over or fail harmlessly.
   deferred_.reset();
+  const bool may_hint = !step.is_prefill && std::ssize(step.tokens) <= options_.prefetch_rows_max;
+  hints_ = may_hint && prefetch_.on();
+  const uint64_t reads_before = may_hint ? reads_started() : 0;
+  const uint64_t begin_ns = PhaseClock::now_ns();
   {
     PhaseClock::Scope scope(clock_, Phase::embed);
     backend_.begin(step);
@@ -42,6 +47,12 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   backend_.wait_experts();
   deferred_.reset();
   backend_.end();
+  if (may_hint) prefetch_.step_done(PhaseClock::now_ns() - begin_ns, reads_started() != reads_before);
+}
+
+uint64_t Forward::reads_started() const {
+  const store::StoreStats stats = store_.stats();
+  return stats.misses + stats.prefetched;
 }
 
 void Forward::moe(int64_t layer, bool is_prefill) {
@@ -59,18 +70,18 @@ void Forward::moe(int64_t layer, bool is_prefill) {
   // All at once if they fit; otherwise two windows that take turns: one is read while the other computes.
   const size_t capacity = store_.capacity();
   const size_t window = ids.size() <= capacity ? ids.size() : std::max<size_t>(1, capacity / 2);
-  store::Lease current = store_.acquire(layer, ids.first(window), access, routes_.logits);
+  store::Lease current = acquire(layer, ids.first(window), access, routes_.logits);
   {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (options_.prefetch && !is_prefill) hint_next_layer(layer);
+  if (hints_) hint_next_layer(layer);
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;
     std::optional<store::Lease> next;
     if (next_first < ids.size() && capacity >= 2 * window)
-      next = store_.acquire(layer, ids.subspan(next_first, std::min(window, ids.size() - next_first)), access);
+      next = acquire(layer, ids.subspan(next_first, std::min(window, ids.size() - next_first)), access, {});
     compute_window(layer, current, first, count);
     first = next_first;
     if (first >= ids.size()) break;
@@ -80,7 +91,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     } else {
       // A single slot: it must be free before it can be filled again.
       { const store::Lease over = std::move(current); }
-      current = store_.acquire(layer, ids.subspan(first, std::min(window, ids.size() - first)), access);
+      current = acquire(layer, ids.subspan(first, std::min(window, ids.size() - first)), access, {});
     }
   }
   {
@@ -91,6 +102,13 @@ void Forward::moe(int64_t layer, bool is_prefill) {
   // answered, unless the next layer could then not get slots of its own.
   if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();
   if (capacity >= 2 * grouping_.ids.size()) deferred_ = std::move(current);
+}
+
+// Asking takes no time worth a phase of its own, but queues whose reads are copies may take the core for themselves.
+store::Lease Forward::acquire(int64_t layer, std::span<const int32_t> ids, store::Access access,
+                              std::span<const float> logits) {
+  PhaseClock::Scope scope(clock_, Phase::read_wait, layer);
+  return store_.acquire(layer, ids, access, logits);
 }
 
 void Forward::compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count) {
@@ -151,7 +169,6 @@ void Forward::group_routes(int64_t layer) {
 void Forward::hint_next_layer(int64_t layer) {
   const int64_t next = layer + 1;
   if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
-  if (routes_.row_count > options_.prefetch_rows_max) return;
   PhaseClock::Scope scope(clock_, Phase::router, next);
   backend_.guess_routes(next, guess_);
   std::sort(guess_.ids.begin(), guess_.ids.end());

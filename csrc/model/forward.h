@@ -14,13 +14,14 @@
 #include "base/phase_clock.h"
 #include "flash_moe/stats.h"
 #include "format/expert_map.h"
+#include "model/prefetch_trial.h"
 #include "store/expert_store.h"
 
 namespace flash_moe::model {
 
 struct ForwardOptions {
-  bool prefetch = false;      // read what the next layer's router says of this layer's state
-  int64_t prefetch_rows_max = 4;  // a wider step wants most experts anyway
+  Prefetch prefetch = Prefetch::off;  // read what the next layer's router says of this layer's state
+  int64_t prefetch_rows_max = 4;      // a wider step wants most experts anyway
 };
 
 // Thread-compatible: one step at a time.
@@ -47,8 +48,10 @@ class Forward {
 
   void moe(int64_t layer, bool is_prefill);
   void group_routes(int64_t layer);
+  store::Lease acquire(int64_t layer, std::span<const int32_t> ids, store::Access access, std::span<const float> logits);
   void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
   void hint_next_layer(int64_t layer);
+  uint64_t reads_started() const;
 
   backend::Backend& backend_;
   store::ExpertStore& store_;
@@ -56,6 +59,8 @@ class Forward {
   const backend::ModelWeights& weights_;
   ForwardOptions options_;
   PhaseClock& clock_;
+  PrefetchTrial prefetch_;
+  bool hints_ = false;  // in this step
 
   backend::Routes routes_, guess_;
   Grouping grouping_;

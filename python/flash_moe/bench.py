@@ -46,12 +46,14 @@ class Setting:
     memory: str | None = None
     cache: str = "auto"
     isa: str = "auto"
+    prefetch: str = "auto"
 
     def __str__(self) -> str:
         """Returns it as a reader of a table needs it."""
         parts = [f"memory {self.memory or 'auto'}"]
         parts += [f"cache {self.cache}"] if self.cache != "auto" else []
         parts += [f"isa {self.isa}"] if self.isa != "auto" else []
+        parts += [f"prefetch {self.prefetch}"] if self.prefetch != "auto" else []
         return ", ".join(parts)
 
 
@@ -129,6 +131,7 @@ class Result:
     cold: bool
     cache_mode: str = ""
     slots: int = 0
+    experts_per_token: int = 0
     rss_bytes: int = 0
     runs: list[Run] = field(default_factory=list)
     timing: dict[str, Any] = field(default_factory=dict)  # of the last run
@@ -154,6 +157,7 @@ class Result:
             "hit_rate": middle(r.hit_rate for r in self.runs),
             "cache_mode": self.cache_mode,
             "slots": self.slots,
+            "experts_per_token": self.experts_per_token,
             "rss_bytes": self.rss_bytes,
             "timing": self.timing,
         }  # fmt: skip
@@ -261,7 +265,6 @@ class Bench:
     def __init__(
         self,
         folder: Path,
-        info: ModelInfo,
         plan: Plan,
         options: Mapping[str, Any],
         say: Callable[[str], None],
@@ -270,14 +273,12 @@ class Bench:
 
         Args:
             folder: of the model.
-            info: of the model, at the experts per token that the runs use.
             plan: what to measure.
             options: of `Engine`, but for those of `Setting`.
             say: told what is being done.
         """
-        self._folder, self._info, self._plan = folder, info, plan
+        self._folder, self._plan = folder, plan
         self._options, self._say = dict(options), say
-        self._touched = touched_bytes_per_token(folder, info)
         self._results: dict[tuple[Setting, str, int], Result] = {}
         self.finished = False
 
@@ -363,16 +364,20 @@ class Bench:
         seconds = time.perf_counter() - started
         stats, drive_after = engine.stats(), _drive_bytes()
         tokens = stats.decode_tokens if kind[0] == "decode" else stats.prefill_tokens
-        missed = stats.read_bytes
-        if stats.cache_mode == "os" and drive_before is not None and drive_after is not None:
+        # A guess that was wrong is read, and not missed.
+        wrong = stats.prefetched - stats.prefetch_used
+        missed = max(0, stats.read_bytes - wrong * engine.info.expert_bytes)
+        if stats.cache_mode != "slots" and drive_before is not None and drive_after is not None:
             missed = drive_after - drive_before  # the rest came from the page cache
         asked = stats.expert_hits + stats.expert_joined + stats.expert_misses
-        touched = self._touched * tokens if kind[0] == "decode" else self._touched
+        touched = touched_bytes_per_token(self._folder, engine.info)
+        touched *= tokens if kind[0] == "decode" else 1
         hit_rate = stats.expert_hits / asked if asked else 1.0
         key = (setting, *kind)
         result = self._results.setdefault(key, Result(setting, *kind, self._plan.cold))
         result.runs.append(Run(tokens, seconds, missed, touched, hit_rate))
         result.cache_mode, result.slots = stats.cache_mode, stats.slots
+        result.experts_per_token = engine.info.experts_per_token
         result.rss_bytes = max(result.rss_bytes, rss_bytes())
         result.timing = timing(stats, seconds, rates.memory_rate)
 
@@ -381,7 +386,7 @@ class Bench:
 
 COLUMNS = (
     "date", "commit", "dirty", "machine", "model", "model_hash", "synthetic", "kind", "memory",
-    "cache", "isa", "threads", "state", "tokens", "runs", "tokens_per_s_min", "tokens_per_s_median",
+    "cache", "prefetch", "experts_per_token", "isa", "threads", "state", "tokens", "runs", "tokens_per_s_min", "tokens_per_s_median",
     "tokens_per_s_max", "missed_bytes_per_token", "touched_bytes_per_token", "drive_bytes_per_s",
     "memory_bytes_per_s", "bound_s_per_token", "share_of_bound", "hit_rate", "rss_bytes", "note",
 )  # fmt: skip
@@ -440,6 +445,8 @@ def rows_of(
             "kind": one["kind"],
             "memory": setting["memory"] or "auto",
             "cache": one["cache_mode"],
+            "prefetch": setting["prefetch"],
+            "experts_per_token": str(one["experts_per_token"]),
             "isa": setting["isa"],
             "state": "cold" if one["cold"] else "warm",
             "tokens": str(one["tokens"]),

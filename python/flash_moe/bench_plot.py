@@ -46,7 +46,7 @@ def plot(path: Path, title: str, summaries: Sequence[Mapping[str, Any]]) -> None
         setting = one["setting"]
         memory = setting["memory"]
         size = parse_bytes(memory) if memory else one["rss_bytes"]
-        label = f"cache {one['cache_mode']}, isa {setting['isa']}"
+        label = f"cache {one['cache_mode']}, isa {setting['isa']}, prefetch {setting['prefetch']}"
         groups.setdefault(label, []).append((size / 1e9, one))
     for label, points in groups.items():
         points.sort(key=lambda point: point[0])

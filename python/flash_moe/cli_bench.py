@@ -30,7 +30,9 @@ from .terminal import emit, emit_json, say, table
 
 # Those that every setting shares; a Setting has its own, and a bench lets no read fail.
 _OPTIONS = tuple(
-    name for name in ENGINE_OPTIONS if name not in ("memory", "isa", "cache", "fail_read")
+    name
+    for name in ENGINE_OPTIONS
+    if name not in ("memory", "isa", "cache", "prefetch", "fail_read")
 )
 
 
@@ -38,7 +40,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of bench."""
     parser.description = (
         "Measures memory and drive, then prefill and decoding, and prints every speed as a share "
-        "of the machine's bound. --memory, --cache and --isa take lists: 8GB,4GB."
+        "of the machine's bound. --memory, --cache, --isa and --prefetch take lists: 8GB,4GB."
     )
     parser.add_argument(
         "--prompt-tokens", default="128", metavar="LIST", help="prompts to prefill (128)"
@@ -92,27 +94,33 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def settings_of(args: argparse.Namespace) -> list[Setting]:
-    """Returns every combination of --memory, --cache and --isa.
+    """Returns every combination of --memory, --cache, --isa and --prefetch.
 
     Raises:
         ConfigError: on a value that is none.
     """
     memories, caches, isas = split(args.memory), split(args.cache), split(args.isa)
+    prefetches = split(args.prefetch)
     for memory in memories:
         if memory or args.memory is not None:
             parse_bytes(memory, "--memory")
-    known = {"--cache": ("auto", "slots", "os"), "--isa": ("auto", *_core.cpu_isas())}
-    for option, values in (("--cache", caches), ("--isa", isas)):
+    known = {
+        "--cache": ("auto", "slots", "both", "os"),
+        "--isa": ("auto", *_core.cpu_isas()),
+        "--prefetch": ("auto", "on", "off"),
+    }
+    for option, values in (("--cache", caches), ("--isa", isas), ("--prefetch", prefetches)):
         for value in values:
             if value not in known[option]:
                 raise ConfigError(
                     f"{option}: known here are {', '.join(known[option])}, got {value!r}"
                 )
     return [
-        Setting(memory or None, cache, isa)
+        Setting(memory or None, cache, isa, prefetch)
         for memory in memories
         for cache in caches
         for isa in isas
+        for prefetch in prefetches
     ]
 
 
@@ -146,7 +154,7 @@ def run_bench(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in _OPTIONS}
     check_budgets(folder, settings, plan, options)
     info = inspect(folder)
-    bench = Bench(folder, info, plan, options, say)
+    bench = Bench(folder, plan, options, say)
     say("measuring memory and drive")
     rates = measure_machine(folder, info, seconds=args.drive_seconds)
     if not args.json:

@@ -53,14 +53,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--kv-dtype", default="auto", metavar="KIND", help="auto, float32 or bfloat16"
     )
     group.add_argument("--isa", default="auto", metavar="NAME", help="CPU kernels by name")
-    group.add_argument("--cache", default="auto", metavar="KIND", help="auto, slots or os")
+    group.add_argument("--cache", default="auto", metavar="KIND", help="auto, slots, both or os")
     group.add_argument("--policy", default="auto", metavar="NAME", help="eviction policy")
     group.add_argument("--io", default="auto", metavar="KIND", help="auto, threads, uring or gcd")
     group.add_argument("--queue-depth", type=int, metavar="N", help="reads in flight")
     group.add_argument("--cache-slots", type=int, metavar="N", help="experts held in memory")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens of a prefill step")
     group.add_argument(
-        "--prefetch", action="store_true", help="read ahead by the next layer's router"
+        "--prefetch",
+        default="auto",
+        metavar="KIND",
+        help="auto, on or off: read ahead by the next layer's router",
     )
     group.add_argument("--fail-read", type=int, default=0, help=argparse.SUPPRESS)
 

@@ -52,7 +52,7 @@ def engine_options(
     queue_depth: int | None = None,
     cache_slots: int | None = None,
     prefill_chunk: int | None = None,
-    prefetch: bool = False,
+    prefetch: str | bool = "auto",
     fail_read: int = 0,
 ) -> EngineOptions:
     """Returns the core's options for the keyword arguments of `Engine`.
@@ -82,6 +82,8 @@ def engine_options(
     options.cache = cache
     options.policy = policy
     options.io = io
+    if isinstance(prefetch, bool):
+        prefetch = "on" if prefetch else "off"
     options.prefetch = prefetch
     options.fail_read = fail_read
     return options
@@ -124,7 +126,7 @@ class Engine:
         queue_depth: int | None = None,
         cache_slots: int | None = None,
         prefill_chunk: int | None = None,
-        prefetch: bool = False,
+        prefetch: str | bool = "auto",
         fail_read: int = 0,
         progress: Progress | None = None,
     ) -> None:
@@ -140,14 +142,15 @@ class Engine:
             activations: "auto", or "float32", the reference precision.
             kv_dtype: "auto", "float32" or "bfloat16".
             isa: CPU kernels by name.
-            cache: "auto", "slots" (own memory, direct reads) or "os" (the page cache keeps
-                experts).
+            cache: "auto", "slots" (own memory, direct reads), "both" (own memory, read through
+                the page cache) or "os" (the page cache keeps experts).
             policy: eviction policy by name.
             io: "auto", "threads", "uring" or "gcd".
             queue_depth: reads in flight.
             cache_slots: experts held; None is what the memory bound leaves.
             prefill_chunk: tokens of a prefill step.
-            prefetch: reads ahead by the next layer's router.
+            prefetch: "on" or True reads ahead by the next layer's router, "auto" where steps
+                with it have been faster than steps without.
             fail_read: for tests, the read that fails.
             progress: called with bytes loaded and in all; True cancels.
 

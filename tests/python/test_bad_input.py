@@ -249,7 +249,8 @@ def tokens_of(engine):
 def test_a_disk_that_fails_in_the_middle_of_a_token(checkpoint):
     """The call fails with IoError, and the next one is right; test_contracts fails every read."""
     folder = checkpoint("hf_bf16")
-    options = {"cache_slots": 12, "cache": "slots", "threads": 1}
+    # A failed hint is nobody's error, so that which of the reads are hints would decide.
+    options = {"cache_slots": 12, "cache": "slots", "threads": 1, "prefetch": False}
     with flash_moe.Engine(folder, **options) as engine:
         want = tokens_of(engine)
         reads_least = engine.stats().expert_misses
@@ -261,10 +262,27 @@ def test_a_disk_that_fails_in_the_middle_of_a_token(checkpoint):
             assert tokens_of(engine) == want, f"after read {number} failed"
 
 
+def test_a_failed_hint_is_an_error_only_to_whom_it_was_needed(checkpoint):
+    folder = checkpoint("hf_bf16")
+    options = {"cache_slots": 12, "cache": "slots", "threads": 1, "prefetch": True}
+    with flash_moe.Engine(folder, **options) as engine:
+        want = tokens_of(engine)
+        stats = engine.stats()
+    assert stats.prefetched > 0
+    for number in range(1, stats.expert_misses + stats.prefetched, 3):
+        with flash_moe.Engine(folder, fail_read=number, **options) as engine:
+            try:
+                assert tokens_of(engine) == want
+            except errors.IoError:
+                assert tokens_of(engine) == want, f"after read {number} failed"
+            assert engine.stats().failed_reads == 1
+
+
 @pytest.mark.parametrize("number", [1, 40])
 def test_a_failing_disk_is_one_line_and_exit_code_2(checkpoint, capsys, number):
     command = generate(checkpoint("hf_bf16"), "--fail-read", number, "--cache-slots", 12)
-    assert cli.main([*map(str, command), "--threads", "1", "--ignore-eos"]) == 2
+    command += ("--threads", "1", "--ignore-eos", "--prefetch", "off")
+    assert cli.main([*map(str, command)]) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert re.search(r"model\.safetensors at offset \d+: wanted \d+ bytes, got \d+", err)

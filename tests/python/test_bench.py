@@ -50,7 +50,7 @@ def given_rates(monkeypatch):
         (["--drive-seconds", "0"], "--drive-seconds"),
         (["--memory", "12GB,much"], "'much' is no size"),
         (["--memory", "1MB"], "memory"),
-        (["--cache", "slots,ram"], "--cache: known here are auto, slots, os, got 'ram'"),
+        (["--cache", "slots,ram"], "--cache: known here are auto, slots, both, os, got 'ram'"),
         (["--isa", "sse9"], "--isa: known here are auto"),
         (["--results", "no/such/folder/x.tsv"], "there is no folder"),
         (["--plot", "picture.txt"], "wanted a name that ends in .png"),

@@ -18,13 +18,14 @@ struct EngineOptions {
 
   // Speed only: none of these changes a result.
   std::string isa = "auto";          // cpu kernels by name; all but "accelerate" give the same bits
-  std::string cache = "auto";        // auto | slots (own memory, direct reads) | os (the page cache keeps experts)
+  std::string cache = "auto";        // auto | slots (own memory, direct reads) | both (own memory, read through the page
+                                     // cache) | os (the page cache keeps experts)
   std::string policy = "auto";       // eviction policy by name
   std::string io = "auto";           // auto | threads | uring | gcd
   int queue_depth = 0;               // reads in flight; 0: default of the queue
   int64_t cache_slots = 0;           // experts held; 0: what the memory bound leaves
   int64_t prefill_chunk = 0;         // tokens a prefill step; 0: chosen by the memory bound
-  bool prefetch = false;             // read ahead by the next layer's router
+  std::string prefetch = "auto";     // auto | on | off: read ahead by the next layer's router; auto tries what is faster
 
   // Faults for tests: the Nth read of the process's life through this engine fails with EIO. 0: none.
   uint64_t fail_read = 0;

@@ -32,7 +32,7 @@ struct Stats {
   uint64_t prefetch_used = 0;
   uint64_t failed_reads = 0;
   int64_t slots = 0;
-  std::string cache_mode;  // "slots" or "os"
+  std::string cache_mode;  // "slots", "both" or "os"
   std::string io_engine;
   std::string policy;
   std::string lossy;       // empty when exact, else what was given up, e.g. "4 of 10 experts"

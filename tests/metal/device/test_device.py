@@ -55,7 +55,7 @@ def test_wide_steps_stay_within_their_tolerance(folder):
     assert difference(logits(folder, backend="metal", activations="auto"), cpu) < FAST_TOLERANCE
 
 
-@pytest.mark.parametrize("settings", [{"prefill_chunk": 7}, {"cache_slots": 40}, {"prefetch": True, "cache_slots": 24}], ids=str)
+@pytest.mark.parametrize("settings", [{"prefill_chunk": 7}, {"cache_slots": 40}, {"prefetch": "on", "cache_slots": 24}], ids=str)
 def test_speed_settings_change_no_bit_in_float32(settings, tmp_path):
     path = make("mlx_4bit_g64", tmp_path / "model")
     plain = logits(path, backend="metal", activations="float32", cache_slots=9)

@@ -105,7 +105,7 @@ def test_an_adverse_device_changes_nothing(run, folder, settings):
 
 
 @pytest.mark.parametrize("activations", ["float32", "auto"])
-@pytest.mark.parametrize("options", [{"prefill_chunk": 3}, {"cache_slots": 40}, {"prefetch": True, "cache_slots": 12}], ids=str)
+@pytest.mark.parametrize("options", [{"prefill_chunk": 3}, {"cache_slots": 40}, {"prefetch": "on", "cache_slots": 12}], ids=str)
 def test_speed_settings_change_no_bit(run, folder, options, activations):
     path = folder("mlx_4bit_g64")
     same = {"activations": activations, "steps": 2}
