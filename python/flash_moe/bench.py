@@ -386,9 +386,10 @@ class Bench:
 
 COLUMNS = (
     "date", "commit", "dirty", "machine", "model", "model_hash", "synthetic", "kind", "memory",
-    "cache", "prefetch", "experts_per_token", "isa", "threads", "state", "tokens", "runs", "tokens_per_s_min", "tokens_per_s_median",
-    "tokens_per_s_max", "missed_bytes_per_token", "touched_bytes_per_token", "drive_bytes_per_s",
-    "memory_bytes_per_s", "bound_s_per_token", "share_of_bound", "hit_rate", "rss_bytes", "note",
+    "cache", "prefetch", "experts_per_token", "isa", "threads", "state", "tokens", "runs",
+    "tokens_per_s_min", "tokens_per_s_median", "tokens_per_s_max", "missed_bytes_per_token",
+    "touched_bytes_per_token", "drive_bytes_per_s", "memory_bytes_per_s", "bound_s_per_token",
+    "share_of_bound", "hit_rate", "rss_bytes", "note",
 )  # fmt: skip
 
 
