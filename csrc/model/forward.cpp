@@ -1,6 +1,7 @@
 #include "model/forward.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -75,7 +76,11 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (hints_) hint_next_layer(layer);
+  if (hints_) {
+    hint_next_layer(layer);
+  } else if (is_prefill && options_.prefetch != Prefetch::off && window == ids.size()) {
+    hint_whole_layer(layer);
+  }
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;
@@ -174,6 +179,17 @@ void Forward::hint_next_layer(int64_t layer) {
   std::sort(guess_.ids.begin(), guess_.ids.end());
   guess_.ids.erase(std::unique(guess_.ids.begin(), guess_.ids.end()), guess_.ids.end());
   store_.prefetch(next, guess_.ids, guess_.ids.size());
+}
+
+// A chunk that wants nearly all of a layer's experts wants those of the next, too: their reads fill what time the drive has
+// left beside this layer's arithmetic and the next mixer.
+void Forward::hint_whole_layer(int64_t layer) {
+  const int64_t next = layer + 1;
+  if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
+  if (4 * std::ssize(grouping_.ids) < 3 * map_->expert_count(layer)) return;
+  all_experts_.resize(static_cast<size_t>(map_->expert_count(next)));
+  std::iota(all_experts_.begin(), all_experts_.end(), 0);
+  store_.prefetch(next, all_experts_, all_experts_.size());
 }
 
 void Forward::record(bool on) {

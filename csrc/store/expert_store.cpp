@@ -507,9 +507,7 @@ Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access a
       state->items[i].slot = impl.pin_absent(expert_key(layer, ids[i]), access, now);
       state->misses.push_back(static_cast<uint32_t>(i));
     }
-    if (access == Access::decode && !(impl.hint_slots.empty() && impl.pending_hints.empty())) {
-      impl.answer_hints(layer);
-    }
+    if (!(impl.hint_slots.empty() && impl.pending_hints.empty())) impl.answer_hints(layer);
     if (impl.recording) {
       std::vector<int32_t>& row = impl.trace.emplace_back();
       row.reserve(ids.size() + 1);
