@@ -279,6 +279,7 @@ class Bench:
         """
         self._folder, self._plan = folder, plan
         self._options, self._say = dict(options), say
+        self._touched = 0  # bytes a token; the same in all settings
         self._results: dict[tuple[Setting, str, int], Result] = {}
         self.finished = False
 
@@ -298,6 +299,7 @@ class Bench:
     def _once(self, setting: Setting, rates: Machine) -> None:
         options = {**self._options, **asdict(setting)}
         with Engine(self._folder, **options) as engine:
+            self._touched = self._touched or touched_bytes_per_token(self._folder, engine.info)
             if not self._plan.cold:
                 self._warm_up(engine)
             for length in self._plan.prompt_tokens:
@@ -370,8 +372,7 @@ class Bench:
         if stats.cache_mode != "slots" and drive_before is not None and drive_after is not None:
             missed = drive_after - drive_before  # the rest came from the page cache
         asked = stats.expert_hits + stats.expert_joined + stats.expert_misses
-        touched = touched_bytes_per_token(self._folder, engine.info)
-        touched *= tokens if kind[0] == "decode" else 1
+        touched = self._touched * tokens if kind[0] == "decode" else self._touched
         hit_rate = stats.expert_hits / asked if asked else 1.0
         key = (setting, *kind)
         result = self._results.setdefault(key, Result(setting, *kind, self._plan.cold))

@@ -262,22 +262,6 @@ def test_a_disk_that_fails_in_the_middle_of_a_token(checkpoint):
             assert tokens_of(engine) == want, f"after read {number} failed"
 
 
-def test_a_failed_hint_is_an_error_only_to_whom_it_was_needed(checkpoint):
-    folder = checkpoint("hf_bf16")
-    options = {"cache_slots": 12, "cache": "slots", "threads": 1, "prefetch": True}
-    with flash_moe.Engine(folder, **options) as engine:
-        want = tokens_of(engine)
-        stats = engine.stats()
-    assert stats.prefetched > 0
-    for number in range(1, stats.expert_misses + stats.prefetched, 3):
-        with flash_moe.Engine(folder, fail_read=number, **options) as engine:
-            try:
-                assert tokens_of(engine) == want
-            except errors.IoError:
-                assert tokens_of(engine) == want, f"after read {number} failed"
-            assert engine.stats().failed_reads == 1
-
-
 @pytest.mark.parametrize("number", [1, 40])
 def test_a_failing_disk_is_one_line_and_exit_code_2(checkpoint, capsys, number):
     command = generate(checkpoint("hf_bf16"), "--fail-read", number, "--cache-slots", 12)

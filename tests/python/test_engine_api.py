@@ -223,6 +223,23 @@ def test_settings_reach_the_core_and_never_change_a_bit(checkpoint):
     assert (stats.slots, plan.slots, plan.prefill_chunk) == (12, 12, 3)
 
 
+def test_automatic_cache_keeps_slots_and_fills_them_through_free_memory(checkpoint):
+    folder = checkpoint("hf_bf16")
+    modes = {}
+    for slots in (12, None):
+        with flash_moe.Engine(folder, cache_slots=slots) as engine:
+            greedy(engine, 2)
+            modes[slots] = (engine.stats().cache_mode, engine.stats().slots)
+            every = engine.memory_plan().slots_all
+    assert modes == {12: ("both", 12), None: ("slots", every)}
+
+
+@pytest.mark.parametrize("option", ["prefetch", "cache", "policy", "io", "isa", "kv_dtype"])
+def test_an_unknown_value_is_named_with_the_known_ones(checkpoint, option):
+    with pytest.raises(errors.ConfigError, match="warp"):
+        flash_moe.Engine(checkpoint("hf_bf16"), **{option: "warp"})
+
+
 def test_memory_can_be_changed_while_it_runs(checkpoint):
     with flash_moe.Engine(checkpoint("hf_bf16"), memory="1GB") as engine:
         want = greedy(engine).token_ids

@@ -68,3 +68,15 @@ def test_the_whole_library_compiles_for_apple_and_leaves_only_apple_s_symbols_op
     unknown = {name for name in open_symbols - typecheck.system_symbols() if not typecheck.RUNTIMES.match(name)}
     assert unknown == set()
     assert "_dispatch_group_async_f" in open_symbols
+
+
+def test_the_whole_library_links_for_apple(apple, tmp_path):
+    objects = [*typecheck.core_objects(apple), typecheck.backend_object(apple)]
+    library = typecheck.link(objects, tmp_path)
+    used = build.call("llvm-objdump-19", "--macho", "--dylibs-used", library)
+    assert "@rpath/libflash_moe.dylib" in used
+    assert "/usr/lib/libSystem.B.dylib" in used
+    exported = build.call("llvm-nm-19", "--extern-only", "--defined-only", library)
+    assert "create_metal_backend" in exported
+    with pytest.raises(RuntimeError, match="undefined symbol: .*create_metal_backend"):
+        typecheck.link(objects[:-1], tmp_path)

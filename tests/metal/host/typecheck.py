@@ -4,7 +4,8 @@
 
 ziglang brings clang and the genuine headers of libc, GCD and the Objective-C runtime for aarch64-macos; Metal's come from
 metal-cpp (metal_headers.py), Foundation's few from include/. So every message exists with these types, ARC allows every
-cast, and the object is Mach-O; nothing is linked against Apple's frameworks and nothing runs.
+cast, and the object is Mach-O. LLVM's linker makes the library of all objects, with libSystem by Apple's list of its
+symbols; the frameworks and the C++ runtime stay open, and nothing runs.
 """
 
 import argparse
@@ -107,11 +108,33 @@ def left_to_the_system(objects: Sequence[Path]) -> set[str]:
     return {name for name in symbols("--undefined-only") - symbols("--defined-only", "--extern-only") if name[0] == "_"}
 
 
-def system_symbols() -> set[str]:
-    """What libSystem exports, after ziglang's copy of Apple's list."""
+def system_stub() -> str:
+    """What libSystem exports: ziglang's copy of Apple's list for linkers."""
     said = build.call(*build.zig(), "env")
     folder = re.search(r'lib_dir"?\s*[=:]\s*"([^"]+)"', said)[1]
-    return set(re.findall(r"[\w$]+", (Path(folder) / "libc/darwin/libSystem.tbd").read_text()))
+    return (Path(folder) / "libc/darwin/libSystem.tbd").read_text()
+
+
+def system_symbols() -> set[str]:
+    return set(re.findall(r"[\w$]+", system_stub()))
+
+
+def link(objects: Sequence[Path], folder: Path) -> Path:
+    """The dynamic library of the objects, by LLVM's Mach-O linker. Symbols of RUNTIMES may stay open, as there is no SDK.
+
+    Raises RuntimeError with the linker's words where any other is neither defined nor libSystem's.
+    """
+    stub = folder / "libSystem.tbd"
+    # Architectures newer than the linker's list of them.
+    stub.write_text(re.sub(r",\s*\]", " ]", re.sub(r"arm64e\.x1-\w+\s*,?\s*", "", system_stub())))
+    left_open = sorted(name for name in left_to_the_system(objects) if RUNTIMES.match(name))
+    library = folder / "libflash_moe.dylib"
+    build.call(
+        "ld64.lld-19", "-arch", "arm64", "-platform_version", "macos", "14.0", "14.0", "-dylib",
+        "-install_name", "@rpath/libflash_moe.dylib", *(word for name in left_open for word in ("-U", name)),
+        "-o", library, *objects, stub,
+    )  # fmt: skip
+    return library
 
 
 def main() -> None:
