@@ -13,7 +13,8 @@ namespace {
 // Long enough to bridge the gap between two loops of a layer, short enough not to heat a laptop.
 constexpr auto kSpin = std::chrono::microseconds(60);
 constexpr int kSpinsForStragglers = 2000;  // a tenth of a millisecond
-constexpr uint64_t kItemsMask = 0xffffffffu;
+constexpr uint64_t kEndMask = 0xffffffffu;
+constexpr uint64_t kOneItem = uint64_t{1} << 32;  // of a share's first
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -25,42 +26,37 @@ inline void pause_cpu() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int thread_count) {
-  for (int i = 1; i < thread_count; ++i) workers_.emplace_back([this] { worker_loop(); });
+ThreadPool::ThreadPool(int thread_count) : shares_(static_cast<size_t>(std::max(1, thread_count))) {
+  for (size_t i = 1; i < shares_.size(); ++i) workers_.emplace_back([this, i] { worker_loop(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  wake_.fetch_add(1);
-  wake_.notify_all();
+  posted_.fetch_add(1);
+  posted_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
 void ThreadPool::run_items(int64_t count, ItemFn fn, const void* context) {
-  if (workers_.empty() || count == 1) {
-    for (int64_t i = 0; i < count; ++i) fn(context, i);
-    return;
-  }
-  // Far above any loop of a model; kept so that the item count fits its half of the ticket.
-  constexpr int64_t kBlock = 1 << 30;
-  if (count <= kBlock) {
-    if (count > 0) run_block(static_cast<uint32_t>(count), fn, context);
-    return;
+  // The limit is far above any loop of a model.
+  if (count > 1 && count <= static_cast<int64_t>(kEndMask) && !workers_.empty()) {
+    return run_block(static_cast<uint32_t>(count), fn, context);
   }
   for (int64_t i = 0; i < count; ++i) fn(context, i);
 }
 
 void ThreadPool::run_block(uint32_t count, ItemFn fn, const void* context) {
-  job_ = {fn, context, count};
+  job_ = {fn, context};
   done_.store(0, std::memory_order_relaxed);
-  ++generation_;
-  tickets_.store(generation_ << 32 | count);
-  if (sleepers_.load() != 0) {
-    wake_.fetch_add(1);
-    wake_.notify_all();
+  uint64_t first = 0;
+  for (size_t i = 0; i < shares_.size(); ++i) {
+    const uint64_t end = uint64_t{count} * (i + 1) / shares_.size();
+    shares_[i].items.store(first * kOneItem | end, std::memory_order_release);
+    first = end;
   }
-  while (take_and_run()) {
-  }
+  posted_.fetch_add(1);
+  if (sleepers_.load() != 0) posted_.notify_all();
+  work(0);
   // A worker holds an item that is nearly done; if the system took its core away, give ours up too.
   for (int spins = 0; spins < kSpinsForStragglers; ++spins) {
     if (done_.load(std::memory_order_acquire) == count) return;
@@ -71,35 +67,50 @@ void ThreadPool::run_block(uint32_t count, ItemFn fn, const void* context) {
   caller_waits_.store(false, std::memory_order_relaxed);
 }
 
-bool ThreadPool::take_and_run() {
-  uint64_t tickets = tickets_.load(std::memory_order_acquire);
+void ThreadPool::work(size_t own) {
+  while (take_and_run(shares_[own], Side::front)) {
+  }
+  for (size_t i = 1; i < shares_.size(); ++i) {
+    Share& other = shares_[(own + i) % shares_.size()];
+    while (take_and_run(other, Side::back)) {
+    }
+  }
+}
+
+bool ThreadPool::take_and_run(Share& share, Side side) {
+  uint64_t items = share.items.load(std::memory_order_acquire);
+  uint64_t taken = 0;
+  uint64_t left = 0;
   do {
-    if ((tickets & kItemsMask) == 0) return false;
-  } while (!tickets_.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel,
-                                           std::memory_order_acquire));
-  const Job& job = job_;
-  job.fn(job.context, job.count - static_cast<int64_t>(tickets & kItemsMask));
+    const uint64_t first = items / kOneItem;
+    const uint64_t end = items & kEndMask;
+    if (first == end) return false;
+    taken = side == Side::front ? first : end - 1;
+    left = side == Side::front ? items + kOneItem : items - 1;
+  } while (!share.items.compare_exchange_weak(items, left, std::memory_order_acq_rel, std::memory_order_acquire));
+  job_.fn(job_.context, static_cast<int64_t>(taken));
   done_.fetch_add(1);
   if (caller_waits_.load()) done_.notify_one();
   return true;
 }
 
-void ThreadPool::worker_loop() {
-  while (!stop_.load(std::memory_order_relaxed)) {
-    if (take_and_run()) continue;
+void ThreadPool::worker_loop(size_t index) {
+  for (uint32_t seen = 0; !stop_.load(std::memory_order_relaxed);) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     bool found = false;
-    while (!found && std::chrono::steady_clock::now() < until) {
+    do {
       for (int i = 0; i < 32 && !found; ++i) {
-        pause_cpu();
-        found = (tickets_.load(std::memory_order_relaxed) & kItemsMask) != 0;
+        found = posted_.load(std::memory_order_relaxed) != seen;
+        if (!found) pause_cpu();
       }
+    } while (!found && std::chrono::steady_clock::now() < until);
+    if (!found) {
+      sleepers_.fetch_add(1);
+      posted_.wait(seen);
+      sleepers_.fetch_sub(1);
     }
-    if (found) continue;
-    const uint32_t seen = wake_.load();
-    sleepers_.fetch_add(1);
-    if ((tickets_.load() & kItemsMask) == 0 && !stop_.load()) wake_.wait(seen);
-    sleepers_.fetch_sub(1);
+    seen = posted_.load();
+    work(index);
   }
 }
 

@@ -1,9 +1,10 @@
 #pragma once
 // A few threads that split loops of microseconds: the caller takes part, workers spin briefly and then sleep.
 //
-// DESIGN. One job at a time, run() is called by one thread. `tickets_` holds (generation << 32 | items left); taking
-// an item is a compare-and-swap on it. A worker reads `job_` only while it holds an item, and run() does not return (so
-// job_ does not change) before every item is done. A worker that wakes late finds no items and touches nothing.
+// DESIGN. One job at a time, run() is called by one thread. Each thread has a share of neighbouring items, which it runs in
+// order, so that what it reads is one stream; when its share is empty it takes items from the ends of the others'.
+// Taking one is a compare-and-swap on the share. Shares are filled after `job_` is written and are empty when run() returns,
+// which is not before every item is done: who took an item may read `job_`, and who wakes late finds none.
 
 #include <atomic>
 #include <cstddef>
@@ -35,21 +36,24 @@ class ThreadPool {
   struct Job {
     ItemFn fn = nullptr;
     const void* context = nullptr;
-    uint32_t count = 0;
   };
+  struct alignas(64) Share {
+    std::atomic<uint64_t> items{0};  // first << 32 | end
+  };
+  enum class Side : uint8_t { front, back };
 
   void run_items(int64_t count, ItemFn fn, const void* context);
   void run_block(uint32_t count, ItemFn fn, const void* context);
-  bool take_and_run();
-  void worker_loop();
+  void work(size_t own);
+  bool take_and_run(Share& share, Side side);
+  void worker_loop(size_t index);
 
   Job job_;
-  uint64_t generation_ = 0;
-  alignas(64) std::atomic<uint64_t> tickets_{0};
+  std::vector<Share> shares_;  // the caller's is the first
+  alignas(64) std::atomic<uint32_t> posted_{0};  // jobs so far; workers sleep on it
   alignas(64) std::atomic<uint32_t> done_{0};
   std::atomic<bool> caller_waits_{false};  // asleep until done_ changes
-  alignas(64) std::atomic<uint32_t> wake_{0};
-  std::atomic<uint32_t> sleepers_{0};
+  alignas(64) std::atomic<uint32_t> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

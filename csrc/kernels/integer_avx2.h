@@ -5,6 +5,7 @@
 // other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words.
 
 #include "kernels/fast_row.h"
+#include "kernels/fetch_ahead.h"
 #include "kernels/lanes_avx2.h"
 
 namespace flash_moe::kernels {
@@ -182,6 +183,7 @@ inline __m256i gather_units(const __m256i* v) {
 template <typename Codec, int kind, int rows>
 inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
   constexpr int kWords = Codec::kPairs ? 2 << kind : 8;
+  constexpr int64_t kBytes = Codec::kPairs ? 32 : (2 << kind) * Codec::kBits;
   __m256i v[rows][kWords];
   for (int64_t j = 0; j < kWords; ++j) {
     __m256i sums[rows];
@@ -189,10 +191,13 @@ inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
     const int64_t left = Codec::kPairs ? cols - 64 * at : cols - (at << (4 + kind));
     if (left <= 0) {
       for (__m256i& sum : sums) sum = _mm256_setzero_si256();
-    } else if constexpr (Codec::kPairs) {
-      pair_sums<Codec, rows>(codes, x, at, left, sums);
     } else {
-      stream_sums<Codec, kind, rows>(codes, x, at, sums);
+      fetch_ahead(codes, at * kBytes, kBytes);
+      if constexpr (Codec::kPairs) {
+        pair_sums<Codec, rows>(codes, x, at, left, sums);
+      } else {
+        stream_sums<Codec, kind, rows>(codes, x, at, sums);
+      }
     }
     for (int r = 0; r < rows; ++r) v[r][j] = sums[r];
   }

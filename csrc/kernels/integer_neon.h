@@ -6,6 +6,7 @@
 // compiled for it, else by widening products: the same integers.
 
 #include "kernels/fast_row.h"
+#include "kernels/fetch_ahead.h"
 #include "kernels/lanes_neon.h"
 
 namespace flash_moe::kernels {
@@ -166,6 +167,7 @@ inline void four_sums(const uint8_t* codes, const FastRow* x, int64_t first, int
     int32x4_t sums[rows];
     for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
     if (at < cols) {
+      fetch_ahead(codes, at * Codec::kBits / 8, kInputs * Codec::kBits / 8);
       if constexpr (!Codec::kPairs) {
         stream_sums<Codec, kind, rows>(codes, x, first + j, sums);
       } else {

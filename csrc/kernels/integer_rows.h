@@ -2,7 +2,7 @@
 // For the AVX2 and NEON files, after their lanes header and integer header: the integer products in the order of
 // reference.cpp. The ISA's integer header gives
 //   encode_block      fills a row's pairs, natural and unit scales for 64 inputs
-//   exact_sums        the sums of sixteen units for up to kRowsAtOnce rows, as floats
+//   exact_sums        the sums of sixteen units for up to kRowsAtOnce rows, as floats; asks for codes ahead
 //   twice_each        lanes 0 0 1 1 .. 7 7
 
 #include "kernels/fast_row.h"
@@ -91,12 +91,10 @@ struct MatrixScales {
 template <typename Codec, int kind, int rows>
 inline void integer_product(const MatmulArgs& args, const MatrixScales& scales, const FastRow* x, int64_t out, float* y) {
   const Matrix& m = args.matrix;
-  constexpr int64_t kBytes = int64_t{32 << kind} * Codec::kBits;  // of the codes of sixteen units
   const uint8_t* codes = row_data(m, out);
   Lanes sums[rows];
   for (Lanes& sum : sums) sum = zero();
   for (int64_t first = 0; first < scales.units.count; first += 16) {
-    fetch_ahead(codes + first / 16 * kBytes, kBytes);
     const ScaleLanes w = scales.read(out, first);
     Lanes exact[rows];
     exact_sums<Codec, kind, rows>(codes, x, first, m.cols, exact);
@@ -120,6 +118,7 @@ void integer_products(const MatmulArgs& args) {
       x[r] = fast_row(args.x + static_cast<size_t>(from) * args.x_stride, layout, kind);
     }
     for (int64_t out = args.out_begin; out < args.out_end; ++out) {
+      if (out % 4 == 0) fetch_scales_ahead(args.matrix, out);
       float* y = args.y + first * args.y_stride + out;
       if (count == kRowsAtOnce) {
         integer_product<Codec, kind, kRowsAtOnce>(args, scales, x, out, y);

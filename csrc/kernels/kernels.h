@@ -63,6 +63,7 @@ struct DeltaStepArgs {
   int64_t k_dim = 0;
   int64_t v_dim = 0;
   float* out = nullptr;        // [v_dim]
+  bool past_caches = false;    // a hint: the new state is not read again soon, so it need not displace what is
 };
 
 struct Kernels {

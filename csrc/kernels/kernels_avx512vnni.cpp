@@ -64,50 +64,87 @@ struct RowProduct {
   static constexpr int kVectors = 16 / kUnits;
   static constexpr int64_t kBytes = kVectors * Codec::kVectorBytes;  // of the codes of sixteen units
 
-  // Sums of units `first` .. `first` + 15 of the row of codes.
-  static __m512i sums(const uint8_t* codes, const FastRow& x, int64_t first, int64_t cols) {
-    const int64_t begin = first / kUnits;
-    __m512i v[kVectors];
-    if ((begin + kVectors) * kInputs <= cols) {
-      for (int j = 0; j < kVectors; ++j) v[j] = product<Codec>(codes, x, begin + j, kInputs);
-    } else {
-      for (int j = 0; j < kVectors; ++j) {
-        const int64_t left = cols - (begin + j) * kInputs;
-        v[j] = left >= kInputs ? product<Codec>(codes, x, begin + j, kInputs)
-               : left > 0      ? product<Codec>(codes, x, begin + j, left)
-                               : _mm512_setzero_si512();
-      }
-    }
-    return gather_units<kUnits>(v);
+  const MatmulArgs& args;
+  const MatrixScales scales{args.matrix};
+  const FastRow x = fast_row(input_bytes(args, 0), fast_row_layout(args.matrix.cols), kind);
+
+  Lanes add_units(__m512i exact, const ScaleLanes& w, Lanes x_scales, Lanes x_sums, Lanes sum) const {
+    return fma(w.bias, x_sums, fma(_mm512_cvtepi32_ps(exact), mul(w.scale, x_scales), sum));
   }
 
-  static Lanes lanes(const MatmulArgs& args, const MatrixScales& scales, const FastRow& x, int64_t out) {
-    const Matrix& m = args.matrix;
-    const uint8_t* codes = row_data(m, out);
+  // Of vector j after unit `first`.
+  __m512i next_product(int64_t out, int64_t first, int j) const {
+    const uint8_t* codes = row_data(args.matrix, out);
+    fetch_ahead(codes + first / 16 * kBytes, j * Codec::kVectorBytes, Codec::kVectorBytes);
+    return product<Codec>(codes, x, first / kUnits + j, kInputs);
+  }
+
+  // The row's units by sixteens, as many as are whole.
+  Lanes whole(int64_t out) const {
     Lanes sum = zero();
-    for (int64_t first = 0; first < scales.units.count; first += 16) {
-      fetch_ahead(codes + first / 16 * kBytes, kBytes);
-      const ScaleLanes w = scales.read(out, first);
-      const Lanes exact = _mm512_cvtepi32_ps(sums(codes, x, first, m.cols));
-      sum = fma(exact, mul(w.scale, load(x.scales + first)), sum);
-      sum = fma(w.bias, load(x.sums + first), sum);
+    for (int64_t first = 0; first + 16 <= scales.units.count; first += 16) {
+      __m512i v[kVectors];
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) v[j] = next_product(out, first, j);
+      sum = add_units(gather_units<kUnits>(v), scales.read(out, first), load(x.scales + first), load(x.sums + first), sum);
     }
     return sum;
   }
+
+  // The units after those of whole().
+  Lanes tail(int64_t out, Lanes sum) const {
+    const int64_t first = scales.units.count / 16 * 16;
+    if (first == scales.units.count) return sum;
+    __m512i v[kVectors];
+    for (int j = 0; j < kVectors; ++j) {
+      const int64_t left = args.matrix.cols - (first / kUnits + j) * kInputs;
+      v[j] = left <= 0 ? _mm512_setzero_si512()
+                       : product<Codec>(row_data(args.matrix, out), x, first / kUnits + j, left < kInputs ? left : kInputs);
+    }
+    return add_units(gather_units<kUnits>(v), scales.read(out, first), load(x.scales + first), load(x.sums + first), sum);
+  }
+
+  // The same for two rows that have eight units left: they share the lanes.
+  void tails_of_two(int64_t out, Lanes* sums) const {
+    const int64_t first = scales.units.count / 16 * 16;
+    __m512i v[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors / 2; ++j) {
+      v[j] = next_product(out, first, j);
+      v[kVectors / 2 + j] = next_product(out + 1, first, j);
+    }
+    const ScaleLanes a = scales.read(out, first);
+    const ScaleLanes b = scales.read(out + 1, first);
+    const Lanes x_scales = load(x.scales + first);
+    const Lanes x_sums = load(x.sums + first);
+    const Lanes both = add_units(gather_units<kUnits>(v), {low_halves(a.scale, b.scale), low_halves(a.bias, b.bias)},
+                                 low_halves(x_scales, x_scales), low_halves(x_sums, x_sums), low_halves(sums[0], sums[1]));
+    // What tail() adds to the lanes without units is 0, which makes -0 to 0.
+    sums[0] = _mm512_shuffle_f32x4(both, add(sums[0], zero()), 0xe4);
+    sums[1] = _mm512_shuffle_f32x4(both, add(sums[1], zero()), 0xee);
+  }
+
+  static Lanes low_halves(Lanes a, Lanes b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
 };
 
 template <typename Codec, int kind>
 void one_row(const MatmulArgs& args) {
-  const MatrixScales scales(args.matrix);
-  const FastRowLayout layout = fast_row_layout(args.matrix.cols);
-  const FastRow x = fast_row(input_bytes(args, 0), layout, kind);
+  using Product = RowProduct<Codec, kind>;
+  const Product of{args};
+  const bool by_two = of.scales.units.count % 16 == 8 && Product::kVectors > 1;
   int64_t out = args.out_begin;
   for (; out + 4 <= args.out_end; out += 4) {
+    fetch_scales_ahead(args.matrix, out);
     Lanes sums[4];
-    for (int j = 0; j < 4; ++j) sums[j] = RowProduct<Codec, kind>::lanes(args, scales, x, out + j);
+    for (int j = 0; j < 4; ++j) sums[j] = of.whole(out + j);
+    if (by_two) {
+      for (int j = 0; j < 4; j += 2) of.tails_of_two(out + j, sums + j);
+    } else {
+      for (int j = 0; j < 4; ++j) sums[j] = of.tail(out + j, sums[j]);
+    }
     reduce4(sums, args.y + out);
   }
-  for (; out < args.out_end; ++out) args.y[out] = reduce(RowProduct<Codec, kind>::lanes(args, scales, x, out));
+  for (; out < args.out_end; ++out) args.y[out] = reduce(of.tail(out, of.whole(out)));
 }
 
 // ---- Several rows ----------------------------------------------------------------------------------------

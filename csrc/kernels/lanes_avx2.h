@@ -26,6 +26,12 @@ inline void store(float* p, Lanes x) {
   _mm256_storeu_ps(p, x.low);
   _mm256_storeu_ps(p + 8, x.high);
 }
+// For results that are not read again soon; p is 64-byte aligned. Other threads may read after end_stores_past_caches.
+inline void store_past_caches(float* p, Lanes x) {
+  _mm256_stream_ps(p, x.low);
+  _mm256_stream_ps(p + 8, x.high);
+}
+inline void end_stores_past_caches() { _mm_sfence(); }
 inline Lanes load_part(const float* p, int64_t n) {
   alignas(32) float buffer[16] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(float));

@@ -24,6 +24,9 @@ inline Lanes zero() { return _mm512_setzero_ps(); }
 inline Lanes broadcast(float x) { return _mm512_set1_ps(x); }
 inline Lanes load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Lanes x) { _mm512_storeu_ps(p, x); }
+// For results that are not read again soon; p is 64-byte aligned. Other threads may read after end_stores_past_caches.
+inline void store_past_caches(float* p, Lanes x) { _mm512_stream_ps(p, x); }
+inline void end_stores_past_caches() { _mm_sfence(); }
 // The first n lanes (0 < n < 16); the others are 0, and nothing beyond them is touched.
 inline Lanes load_part(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline void store_part(float* p, Lanes x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }

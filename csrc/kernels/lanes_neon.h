@@ -34,6 +34,9 @@ inline Lanes load(const float* p) {
 inline void store(float* p, Lanes x) {
   for (int j = 0; j < 4; ++j) vst1q_f32(p + 4 * j, x.v[j]);
 }
+// Arm has no such stores that are ordered like others; what they would save is not known here.
+inline void store_past_caches(float* p, Lanes x) { store(p, x); }
+inline void end_stores_past_caches() {}
 inline Lanes load_part(const float* p, int64_t n) {
   float buffer[16] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(float));

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "kernels/fetch_ahead.h"
 #include "kernels/kernels.h"
 
 namespace flash_moe::kernels {
@@ -44,20 +45,13 @@ inline float e4m3_value(uint8_t code) {
 
 inline const uint8_t* row_data(const Matrix& m, int64_t row) { return m.data + row * (m.cols * m.bits / 8); }
 
-// A product of one row reads its matrix once, from memory, and a core by itself keeps too few of its lines on their way.
-// Called with each part of a stored row, this asks for what lies some rows further on. Addresses beyond the matrix do no harm.
-constexpr int64_t kBytesAhead = 4096;
-inline void fetch_ahead(const uint8_t* stored, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(stored + kBytesAhead + i);
-}
-
 template <Lanes (*load_all)(const void*), Lanes (*load_some)(const void*, int64_t), int element_bytes>
 struct PlainReader {
   static constexpr int kBlock = 64;
   const uint8_t* data;
 
   PlainReader(const Matrix& m, int64_t row) : data(row_data(m, row)) {}
-  void enter(int64_t i) { fetch_ahead(data + i * element_bytes, kBlock * element_bytes); }
+  void enter(int64_t i) { fetch_ahead(data, i * element_bytes, kBlock * element_bytes); }
   Lanes read(int64_t i) const { return load_all(data + i * element_bytes); }
   Lanes read_part(int64_t i, int64_t n) const { return load_some(data + i * element_bytes, n); }
 };

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/fetch_ahead.h"
 #include "kernels/kernels.h"
 
 namespace flash_moe::kernels {
@@ -95,8 +96,9 @@ inline void conv_silu(float* out, const float* const* window, const float* weigh
   });
 }
 
-// Up to four rows of the state at once; their reductions share the shuffles.
-template <int rows>
+// Up to four rows of the state at once; their reductions share the shuffles. The old state is decayed twice, to the same bits,
+// so that the new one is written only once.
+template <int rows, void (*store_new)(float*, Lanes, int64_t)>
 inline void delta_rows(const DeltaStepArgs& a, int64_t row) {
   const float* before = a.state_in + row * a.k_dim;
   float* state = a.state + row * a.k_dim;
@@ -105,35 +107,43 @@ inline void delta_rows(const DeltaStepArgs& a, int64_t row) {
   for_sixteens(a.k_dim, [&](int64_t i, int64_t count) {
     const Lanes k = load_upto(a.k + i, count);
     for (int j = 0; j < rows; ++j) {
-      const Lanes s = mul(load_upto(before + j * a.k_dim + i, count), decay);
-      store_upto(state + j * a.k_dim + i, s, count);
-      sums[j] = fma(s, k, sums[j]);
+      const float* from = before + j * a.k_dim + i;
+      fetch_ahead(reinterpret_cast<const uint8_t*>(from), 0, 64);
+      sums[j] = fma(mul(load_upto(from, count), decay), k, sums[j]);
     }
   });
   float products[4];
   reduce4(sums, products);
-  Lanes deltas[4];
   for (int j = 0; j < rows; ++j) {
-    deltas[j] = broadcast((a.v[row + j] - products[j]) * a.beta);
-    sums[j] = zero();
+    const Lanes delta = broadcast((a.v[row + j] - products[j]) * a.beta);
+    Lanes sum = zero();
+    for_sixteens(a.k_dim, [&](int64_t i, int64_t count) {
+      const Lanes s = fma(delta, load_upto(a.k + i, count), mul(load_upto(before + j * a.k_dim + i, count), decay));
+      store_new(state + j * a.k_dim + i, s, count);
+      sum = fma(s, load_upto(a.q + i, count), sum);
+    });
+    sums[j] = sum;
   }
-  for_sixteens(a.k_dim, [&](int64_t i, int64_t count) {
-    const Lanes k = load_upto(a.k + i, count);
-    const Lanes q = load_upto(a.q + i, count);
-    for (int j = 0; j < rows; ++j) {
-      const Lanes s = fma(deltas[j], k, load_upto(state + j * a.k_dim + i, count));
-      store_upto(state + j * a.k_dim + i, s, count);
-      sums[j] = fma(s, q, sums[j]);
-    }
-  });
   reduce4(sums, products);
   for (int j = 0; j < rows; ++j) a.out[row + j] = products[j];
 }
 
-inline void delta_step(const DeltaStepArgs& a) {
+template <void (*store_new)(float*, Lanes, int64_t)>
+inline void delta_rows_of(const DeltaStepArgs& a) {
   int64_t row = 0;
-  for (; row + 4 <= a.v_dim; row += 4) delta_rows<4>(a, row);
-  for (; row < a.v_dim; ++row) delta_rows<1>(a, row);
+  for (; row + 4 <= a.v_dim; row += 4) delta_rows<4, store_new>(a, row);
+  for (; row < a.v_dim; ++row) delta_rows<1, store_new>(a, row);
+}
+
+inline void store_sixteen_past_caches(float* p, Lanes x, int64_t) { store_past_caches(p, x); }
+
+inline void delta_step(const DeltaStepArgs& a) {
+  if (a.past_caches && a.k_dim % 16 == 0 && reinterpret_cast<uintptr_t>(a.state) % 64 == 0) {
+    delta_rows_of<store_sixteen_past_caches>(a);
+    end_stores_past_caches();
+  } else {
+    delta_rows_of<store_upto>(a);
+  }
 }
 
 struct FloatCache {

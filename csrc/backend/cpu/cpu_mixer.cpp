@@ -11,6 +11,7 @@ namespace flash_moe::backend {
 namespace {
 
 constexpr float kL2NormEps = 1e-6f;
+constexpr uint64_t kCachedStateBytes = 16 << 20;  // of all layers; more will not last in a cache from a token to the next
 constexpr int64_t kConvTapsMax = 16;  // model/shape.cpp accepts no longer convolution
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -225,6 +226,7 @@ void CpuBackend::delta_heads(int64_t layer, const Pass& pass, const Block& block
   float* out = mixer_out_.data() + local * v_width;
   const float* state_in = block.sequence->delta_read(layer);
   float* state_out = block.sequence->delta_write(layer);
+  const bool past_caches = block.count == 1 && CpuSequence::delta_bytes(shape_) > kCachedStateBytes;
   pool_.run(v_heads, [&](int64_t head) {
     const int64_t k_head = head / (v_heads / shape_.linear_k_heads);
     const int64_t state_offset = head * v_dim * k_dim;
@@ -242,6 +244,7 @@ void CpuBackend::delta_heads(int64_t layer, const Pass& pass, const Block& block
       args.k_dim = k_dim;
       args.v_dim = v_dim;
       args.out = y;
+      args.past_caches = past_caches;
       kernels_->delta_step(args);
       kernels_->rms_norm(y, y, weights.norm, shape_.rms_eps, v_dim);
       kernels_->silu_mul(y, z + row * v_width + head * v_dim, y, v_dim);

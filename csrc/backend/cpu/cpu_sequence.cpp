@@ -14,7 +14,7 @@ size_t kv_row_bytes(const ModelShape& shape, bool kv_is_bf16) {
 size_t conv_bytes(const ModelShape& shape) {
   return static_cast<size_t>((shape.conv_kernel - 1) * shape.conv_channels()) * sizeof(float);
 }
-size_t delta_bytes(const ModelShape& shape) {
+size_t layer_delta_bytes(const ModelShape& shape) {
   return static_cast<size_t>(shape.linear_v_heads * shape.linear_v_dim * shape.linear_k_dim) * sizeof(float);
 }
 
@@ -33,7 +33,7 @@ CpuSequence::CpuSequence(const ModelShape& shape, bool kv_is_bf16)
     }
     for (int copy = 0; copy < 2; ++copy) {
       layer.conv[copy] = std::make_unique<AlignedMemory>(std::max<size_t>(conv_bytes(shape), 1));
-      layer.delta[copy] = std::make_unique<AlignedMemory>(delta_bytes(shape));
+      layer.delta[copy] = std::make_unique<AlignedMemory>(layer_delta_bytes(shape), HugePages::if_possible);
     }
   }
 }
@@ -44,10 +44,15 @@ uint64_t CpuSequence::bytes_at(const ModelShape& shape, bool kv_is_bf16, int64_t
     if (layer.mixer == MixerKind::full_attention) {
       bytes += 2 * static_cast<uint64_t>(position) * kv_row_bytes(shape, kv_is_bf16) + 2 * 4096;
     } else {
-      bytes += 2 * (conv_bytes(shape) + delta_bytes(shape)) + 4 * 4096;
+      bytes += 2 * (conv_bytes(shape) + layer_delta_bytes(shape)) + 4 * 4096;
     }
   }
   return bytes;
+}
+
+uint64_t CpuSequence::delta_bytes(const ModelShape& shape) {
+  const auto is_delta = [](const LayerShape& layer) { return layer.mixer != MixerKind::full_attention; };
+  return static_cast<uint64_t>(std::count_if(shape.layers.begin(), shape.layers.end(), is_delta)) * layer_delta_bytes(shape);
 }
 
 const float* CpuSequence::conv_read(int64_t layer) const {
@@ -114,7 +119,7 @@ void CpuSequence::visit(const Visitor& visitor) {
       visitor(name + "values", layer.values->data(), kv_bytes);
     } else {
       visitor(name + "conv", layer.conv[layer.committed]->data(), conv_bytes(shape_));
-      visitor(name + "delta", layer.delta[layer.committed]->data(), delta_bytes(shape_));
+      visitor(name + "delta", layer.delta[layer.committed]->data(), layer_delta_bytes(shape_));
     }
   }
 }

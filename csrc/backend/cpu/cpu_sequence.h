@@ -25,6 +25,8 @@ class CpuSequence final : public Sequence {
   void resize(int64_t position) override;
 
   static uint64_t bytes_at(const ModelShape& shape, bool kv_is_bf16, int64_t position);
+  // Of the states of the delta rule of all layers, once each.
+  static uint64_t delta_bytes(const ModelShape& shape);
 
   // Cache of a full-attention layer: [context, kv_heads, head_dim] elements, rows below position() written.
   uint8_t* keys(int64_t layer) { return layers_[static_cast<size_t>(layer)].keys->data(); }

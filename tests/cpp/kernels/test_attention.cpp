@@ -1,4 +1,5 @@
 // Attention and the delta rule: over odd sizes, against double and against the reference bit for bit.
+#include "base/aligned_memory.h"
 #include "kernels/prepared_rows.h"
 #include "test.h"
 
@@ -130,7 +131,7 @@ TEST(delta_step_decays_corrects_and_reads_the_state) {
       const auto v = random_floats(static_cast<size_t>(v_dim), 8);
       const auto run = [&](const Kernels& kernels, const std::vector<float>& from, std::vector<float>& state) {
         std::vector<float> out(static_cast<size_t>(v_dim), -1);
-        DeltaStepArgs a{from.data(), state.data(), q.data(), key.data(), v.data(), 0.93f, 0.4f, k_dim, v_dim, out.data()};
+        DeltaStepArgs a{from.data(), state.data(), q.data(), key.data(), v.data(), 0.93f, 0.4f, k_dim, v_dim, out.data(), false};
         kernels.delta_step(a);
         return out;
       };
@@ -159,6 +160,16 @@ TEST(delta_step_decays_corrects_and_reads_the_state) {
         std::vector<float> beside(start.size(), -7);
         CHECK(same_bits(run(*k, start, beside), want));
         CHECK(same_bits(beside, state));
+        // Past the caches, from aligned and from other places.
+        flash_moe::AlignedMemory memory((start.size() + 1) * sizeof(float));
+        for (const size_t offset : {0, 1}) {
+          auto* const there = reinterpret_cast<float*>(memory.data()) + offset;
+          std::vector<float> out(static_cast<size_t>(v_dim), -1);
+          DeltaStepArgs a{start.data(), there, q.data(), key.data(), v.data(), 0.93f, 0.4f, k_dim, v_dim, out.data(), true};
+          k->delta_step(a);
+          CHECK(same_bits(out, want));
+          CHECK(same_bits(std::vector<float>(there, there + start.size()), state));
+        }
       }
     }
   }
