@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "temperature 0.7, top_p 0.8, top_k 20": {"temperature": 0.7, "top_p": 0.8, "top_k": 20},
     "temperature 1": {"temperature": 1.0, "top_p": 1.0, "top_k": 0},
     "temperature 1, top_p 0.95": {"temperature": 1.0, "top_p": 0.95, "top_k": 0},
+    "temperature 0.1, top_p 0.95": {"temperature": 0.1, "top_p": 0.95, "top_k": 0},
     "greedy, 5 logprobs": {"temperature": 0, "logprobs": 5},
 }
 

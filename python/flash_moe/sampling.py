@@ -25,10 +25,10 @@ Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
-# Candidates are searched block by block: a block's maximum bounds all of its entries.
+# Candidates are searched, and weights summed, by this many at a time.
 _BLOCK = 256
-# A nucleus is first looked for among this many likeliest tokens.
-_NUCLEUS_FIRST = 2048
+# A nucleus is looked for among this many likeliest tokens, then among more, then among all.
+_NUCLEUS_FIRST = (64, 2048)
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,17 @@ def top_ids(logits: Logits, count: int) -> Ids:
     size = logits.shape[0]
     if count >= size:
         return np.argsort(-logits, kind="stable")
-    whole = size - size % _BLOCK
-    blocks = logits[:whole].reshape(-1, _BLOCK)
-    maxima = blocks.max(axis=1)
-    if count < maxima.shape[0]:
-        # At least `count` entries reach the count-th largest block maximum.
+    # A column of the grid is a block: the maxima of all of them are maxima of rows, which are fast.
+    width = size // _BLOCK
+    grid = logits[: width * _BLOCK].reshape(_BLOCK, width)
+    if count < width:
+        # At least `count` entries reach the count-th largest maximum.
+        maxima = grid.max(axis=0)
         bound = np.partition(maxima, -count)[-count]
         near = np.flatnonzero(maxima >= bound)
-        block, place = np.nonzero(blocks[near] >= bound)
-        behind = whole + np.flatnonzero(logits[whole:] >= bound)
-        found = np.concatenate([near[block] * _BLOCK + place, behind])
+        row, column = np.nonzero(grid[:, near] >= bound)
+        behind = width * _BLOCK + np.flatnonzero(logits[width * _BLOCK :] >= bound)
+        found = np.concatenate([row * width + near[column], behind])
     else:
         bound = np.partition(logits, -count)[-count]
         found = np.flatnonzero(logits >= bound)
@@ -120,12 +121,29 @@ def top_ids(logits: Logits, count: int) -> Ids:
     return ids
 
 
-def log_normaliser(logits: Logits) -> float:
-    """Returns log(sum(exp(logits))) over [vocab]."""
+def block_sums(weights: npt.NDArray[np.floating]) -> Floats:
+    """Returns the sums of [n] weights by 256 neighbours, the last of them of what is left."""
+    whole = weights.shape[0] - weights.shape[0] % _BLOCK
+    sums = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK)).astype(np.float64)
+    if whole == weights.shape[0]:
+        return sums
+    return np.append(sums, weights[whole:].sum(dtype=np.float64))
+
+
+def exp_weights(logits: Logits, highest: float, temperature: float, out: Logits) -> Logits:
+    """Returns exp((logits - highest) / temperature) in `out`, all of them [n] float32."""
+    np.subtract(logits, np.float32(highest), out=out)
+    if temperature != 1:
+        np.divide(out, np.float32(temperature), out=out)
+    return np.exp(out, out=out)
+
+
+def log_normaliser(logits: Logits, scratch: Logits | None = None) -> float:
+    """Returns log(sum(exp(logits))) over [vocab]; `scratch` saves allocating as much."""
     highest = float(logits.max())
-    weights = logits - np.float32(highest)
-    np.exp(weights, out=weights)
-    return highest + float(np.log(weights.sum(dtype=np.float64)))
+    out = np.empty_like(logits) if scratch is None else scratch
+    weights = exp_weights(logits, highest, 1.0, out)
+    return highest + math.log(block_sums(weights).sum())
 
 
 def _weights(logits: Logits, temperature: float, highest: float) -> Floats:
@@ -150,18 +168,21 @@ def draw_index(weights: npt.NDArray[np.floating], share: float) -> int:
         weights: [n], none below 0.
         share: from 0 to below 1.
     """
-    begin, before = 0, 0.0
+    begin = 0
     if weights.shape[0] > _BLOCK:
         # Sums of blocks first: running sums of a whole vocabulary are megabytes.
-        starts = np.arange(0, weights.shape[0], _BLOCK)
-        sums = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+        sums = np.cumsum(block_sums(weights))
         target = share * float(sums[-1])
         block = min(int(np.searchsorted(sums, target, side="right")), len(sums) - 1)
-        begin, before = block * _BLOCK, float(sums[block - 1]) if block else 0.0
-    inside = before + np.cumsum(weights[begin : begin + _BLOCK], dtype=np.float64)
-    if weights.shape[0] <= _BLOCK:
+        begin = block * _BLOCK
+        target -= float(sums[block - 1]) if block else 0.0
+        inside = np.cumsum(weights[begin : begin + _BLOCK], dtype=np.float64)
+    else:
+        inside = np.cumsum(weights, dtype=np.float64)
         target = share * float(inside[-1])
-    return begin + min(int(np.searchsorted(inside, target, side="right")), len(inside) - 1)
+    # Below the end, where the running sum grows: rounding must not choose a weight of 0.
+    target = min(target, float(np.nextafter(inside[-1], 0.0)))
+    return begin + int(np.searchsorted(inside, target, side="right"))
 
 
 class Sampler:
@@ -263,27 +284,26 @@ class Sampler:
             ids = np.flatnonzero(scores >= highest + params.temperature * math.log(params.min_p))
             weights = _weights(scores[ids], params.temperature, highest)
         else:
-            weights = self._all_weights(scores, highest)
+            weights = exp_weights(scores, highest, params.temperature, self._scratch_like(scores))
         if params.min_p > 0 and ids is not None:
             kept = np.flatnonzero(weights >= params.min_p * weights.max())
             ids, weights = ids[kept], weights[kept]
         index = draw_index(weights, self._random.random())
         return index if ids is None else int(ids[index])
 
-    def _all_weights(self, scores: Logits, highest: float) -> Logits:
-        """Returns exp((scores - highest) / temperature), valid until the next call."""
+    def _scratch_like(self, scores: Logits) -> Logits:
         if self._scratch.shape != scores.shape:
             self._scratch = np.empty(scores.shape, dtype=np.float32)
-        np.subtract(scores, np.float32(highest), out=self._scratch)
-        np.divide(self._scratch, np.float32(self._params.temperature), out=self._scratch)
-        return np.exp(self._scratch, out=self._scratch)
+        return self._scratch
 
     def _nucleus(self, scores: Logits, highest: float) -> tuple[Ids, npt.NDArray[np.floating]]:
         params = self._params
-        weights = self._all_weights(scores, highest)
-        total = float(weights.sum(dtype=np.float64))
-        if scores.shape[0] > _NUCLEUS_FIRST:
-            ids = top_ids(scores, _NUCLEUS_FIRST)
+        weights = exp_weights(scores, highest, params.temperature, self._scratch_like(scores))
+        total = float(block_sums(weights).sum())
+        for count in _NUCLEUS_FIRST:
+            if scores.shape[0] <= count:
+                break
+            ids = top_ids(scores, count)
             if length := _nucleus_length(weights[ids], total, params.top_p):
                 return ids[:length], weights[ids[:length]]
         # Sorting values alone is several times faster than sorting ids by value.
@@ -303,7 +323,7 @@ class Sampler:
             top: how many of the likeliest tokens to list.
         """
         real = logits[: self._vocab]
-        normaliser = log_normaliser(real)
+        normaliser = log_normaliser(real, self._scratch_like(real))
         likeliest = top_ids(real, min(top, self._vocab)) if top else np.empty(0, dtype=np.int64)
         return TokenLogprob(
             token_id,
