@@ -56,6 +56,7 @@ CpuFeatures detect() {
   found.avx512vnni = found.avx512 && has(c, bit(11) | bit(1));
   found.amx_int8 =
       found.avx512vnni && (state & 0x60000) == 0x60000 && has(d, bit(24) | bit(25)) && request_tiles();
+  found.avxvnni = found.avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bit(4));
   return found;
 }
 

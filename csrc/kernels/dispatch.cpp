@@ -53,6 +53,7 @@ void add_available(TableList& list, Precision precision) {
     if (cpu.avx512) list.add(kAvx512Float32);
   } else {
     if (cpu.avx2) list.add(kAvx2Float32, kAvx2Integer);
+    if (cpu.avxvnni) list.add(kAvx2Float32, kAvxVnniInteger);
     if (cpu.avx512vnni) list.add(kAvx512Float32, kAvx512VnniInteger);
     if (cpu.amx_int8) list.add(kAvx512Float32, kAmxInteger);
   }

@@ -1,5 +1,5 @@
 #pragma once
-// For ISA files. A product of one row reads its matrix once, from memory, and a core by itself keeps too few of its lines on
+// For ISA files and who calls them. A product of one row reads its matrix once, from memory, and a core by itself keeps too few of its lines on
 // their way: so they are asked for ahead. Addresses beyond the matrix do no harm. Inlined by force: a call without a result is one
 // that compilers drop.
 
@@ -28,6 +28,15 @@ constexpr int64_t kScaleRowsAhead = 8;
   for (int64_t at = begin; at < begin + 4 * row_bytes; at += 64) {
     __builtin_prefetch(m.scales + at);
     if (m.biases != nullptr) __builtin_prefetch(m.biases + at);
+  }
+}
+
+// What the two above do not reach, for the second-level cache.
+[[gnu::always_inline]] inline void fetch_beginning(const Matrix& m) {
+  for (int64_t at = 0; at < kBytesAhead; at += 64) __builtin_prefetch(m.data + at, 0, 2);
+  for (int64_t at = 0; m.scales != nullptr && at < kScaleRowsAhead * m.scale_row_bytes(); at += 64) {
+    __builtin_prefetch(m.scales + at, 0, 2);
+    if (m.biases != nullptr) __builtin_prefetch(m.biases + at, 0, 2);
   }
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// For the AVX2 file: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
+// For the AVX2 files: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
 //
 // 4-bit codes are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
 // other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words.
@@ -142,11 +142,18 @@ inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t block, int
   const __m256i odd = Codec::adjust(_mm256_and_si256(_mm256_srli_epi16(raw, 4), mask));
   for (int r = 0; r < rows; ++r) {
     const int8_t* q = x[r].pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2);
+#if defined(__AVXVNNI__)
+    __m256i sum = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), even, load_bytes(q));
+    sum = _mm256_slli_epi32(_mm256_dpbusd_avx_epi32(sum, odd, load_bytes(q + 64)), 8);
+    sum = _mm256_dpbusd_avx_epi32(sum, even, load_bytes(q + 128));
+    out[r] = _mm256_dpbusd_avx_epi32(sum, odd, load_bytes(q + 192));
+#else
     const __m256i hi = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(q)),
                                         _mm256_maddubs_epi16(odd, load_bytes(q + 64)));
     const __m256i lo = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(q + 128)),
                                         _mm256_maddubs_epi16(odd, load_bytes(q + 192)));
     out[r] = _mm256_add_epi32(_mm256_madd_epi16(hi, _mm256_set1_epi16(256)), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)));
+#endif
   }
 }
 
@@ -158,7 +165,11 @@ inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, __
   for (int64_t i = first; i < first + (1 << kind); ++i) {
     const __m256i w = Codec::sixteen(codes + 2 * Codec::kBits * i);
     for (int r = 0; r < rows; ++r) {
+#if defined(__AVXVNNI__)
+      out[r] = _mm256_dpwssd_avx_epi32(out[r], w, load_bytes(x[r].natural + 32 * i));
+#else
       out[r] = _mm256_add_epi32(out[r], _mm256_madd_epi16(w, load_bytes(x[r].natural + 32 * i)));
+#endif
     }
   }
 }
@@ -179,29 +190,43 @@ inline __m256i gather_units(const __m256i* v) {
   }
 }
 
+// One step of eight_sums: 64 inputs of pairs, a unit of others.
+template <typename Codec, int kind, int rows>
+inline void step_sums(const uint8_t* codes, const FastRow* x, int64_t step, int64_t inputs, __m256i* out) {
+  if constexpr (Codec::kPairs) {
+    pair_sums<Codec, rows>(codes, x, step, inputs, out);
+  } else {
+    stream_sums<Codec, kind, rows>(codes, x, step, out);
+  }
+}
+
 // Units `first` .. `first` + 7 of `rows` rows.
 template <typename Codec, int kind, int rows>
 inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
-  constexpr int kWords = Codec::kPairs ? 2 << kind : 8;
-  constexpr int64_t kBytes = Codec::kPairs ? 32 : (2 << kind) * Codec::kBits;
-  __m256i v[rows][kWords];
-  for (int64_t j = 0; j < kWords; ++j) {
+  constexpr int kSteps = Codec::kPairs ? 2 << kind : 8;
+  constexpr int64_t kInputs = Codec::kPairs ? 64 : 16 << kind;
+  constexpr int64_t kBytes = kInputs / 8 * Codec::kBits;
+  const int64_t begin = Codec::kPairs ? first << kind >> 2 : first;
+  __m256i v[rows][kSteps];
+  const auto take = [&](int64_t j, int64_t inputs) {
     __m256i sums[rows];
-    const int64_t at = Codec::kPairs ? (first << kind >> 2) + j : first + j;
-    const int64_t left = Codec::kPairs ? cols - 64 * at : cols - (at << (4 + kind));
-    if (left <= 0) {
+    if (inputs <= 0) {
       for (__m256i& sum : sums) sum = _mm256_setzero_si256();
     } else {
-      fetch_ahead(codes, at * kBytes, kBytes);
-      if constexpr (Codec::kPairs) {
-        pair_sums<Codec, rows>(codes, x, at, left, sums);
-      } else {
-        stream_sums<Codec, kind, rows>(codes, x, at, sums);
-      }
+      step_sums<Codec, kind, rows>(codes, x, begin + j, inputs, sums);
     }
     for (int r = 0; r < rows; ++r) v[r][j] = sums[r];
+  };
+  if (rows == 1 && (begin + kSteps) * kInputs <= cols) {
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kSteps; ++j) {
+      fetch_ahead(codes + begin * kBytes, j * kBytes, kBytes);
+      take(j, kInputs);
+    }
+  } else {
+    for (int64_t j = 0; j < kSteps; ++j) take(j, cols - (begin + j) * kInputs);
   }
-  for (int r = 0; r < rows; ++r) out[r] = _mm256_cvtepi32_ps(gather_units<kWords>(v[r]));
+  for (int r = 0; r < rows; ++r) out[r] = _mm256_cvtepi32_ps(gather_units<kSteps>(v[r]));
 }
 
 template <typename Codec, int kind, int rows>

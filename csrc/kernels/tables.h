@@ -14,6 +14,7 @@ struct IntegerKernels {
 };
 
 extern const IntegerKernels kAvx2Integer;
+extern const IntegerKernels kAvxVnniInteger;
 extern const IntegerKernels kAvx512VnniInteger;
 extern const IntegerKernels kAmxInteger;
 extern const IntegerKernels kNeonInteger;

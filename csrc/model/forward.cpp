@@ -103,6 +103,8 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::combine, layer);
     backend_.combine(layer, routes_);
   }
+  // Once more with the experts' results: names more of them, though with less time left.
+  if (hints_) hint_next_layer(layer);
   // A backend that only enqueues reads these slots later. They stay pinned until the next layer's router has
   // answered, unless the next layer could then not get slots of its own.
   if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();

@@ -124,7 +124,7 @@ def top_ids(logits: Logits, count: int) -> Ids:
 def block_sums(weights: npt.NDArray[np.floating]) -> Floats:
     """Returns the sums of [n] weights by 256 neighbours, the last of them of what is left."""
     whole = weights.shape[0] - weights.shape[0] % _BLOCK
-    sums = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK)).astype(np.float64)
+    sums: Floats = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK)).astype(np.float64)
     if whole == weights.shape[0]:
         return sums
     return np.append(sums, weights[whole:].sum(dtype=np.float64))

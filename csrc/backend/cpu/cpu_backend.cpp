@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "flash_moe/error.h"
+#include "kernels/fetch_ahead.h"
 #include "kernels/rope.h"
 
 namespace flash_moe::backend {
@@ -178,6 +179,9 @@ void CpuBackend::multiply(std::span<const Product> products) {
     args.y_stride = product.y_stride;
     args.out_begin = item.out_begin;
     args.out_end = item.out_end;
+    // This thread's next item, most likely; within a matrix the kernel itself runs ahead.
+    const Item* const next = &item == &items_.back() ? nullptr : &item + 1;
+    if (item.row_count == 1 && next && next->product != item.product) kernels::fetch_beginning(products[next->product].matrix);
     kernels_->matmul(args);
   });
 }

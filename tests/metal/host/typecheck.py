@@ -34,7 +34,7 @@ CORE = [
     "-O0", "-fno-sanitize=all", "-Werror", "-ffp-contract=off", "-DFLASH_MOE_GCD", '-DFLASH_MOE_VERSION="0"',
     f"-I{build.ROOT / 'tests/cpp/not_apple'}",
 ]  # fmt: skip
-NOT_FOR_APPLE = re.compile(r"_(avx2|avx512|avx512vnni|amx)\.cpp$|/uring_queue\.cpp$|/(bindings|metal|cuda)/")
+NOT_FOR_APPLE = re.compile(r"_(avx2|avxvnni|avx512|avx512vnni|amx)\.cpp$|/uring_queue\.cpp$|/(bindings|metal|cuda)/")
 COMPILED_ALONE = re.compile(r"_(neon|neon_dot|accelerate)\.cpp$")
 # Of the C++ and Objective-C runtimes, and of the frameworks; what else is left over must be in libSystem.
 RUNTIMES = re.compile(
