@@ -2,7 +2,8 @@
 // For the AVX2 files: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
 //
 // 4-bit codes are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
-// other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words.
+// other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words. Compiled with
+// -mavxvnni, both take VNNI's instructions, which add the products in 32 bits.
 
 #include "kernels/fast_row.h"
 #include "kernels/fetch_ahead.h"
@@ -190,16 +191,6 @@ inline __m256i gather_units(const __m256i* v) {
   }
 }
 
-// One step of eight_sums: 64 inputs of pairs, a unit of others.
-template <typename Codec, int kind, int rows>
-inline void step_sums(const uint8_t* codes, const FastRow* x, int64_t step, int64_t inputs, __m256i* out) {
-  if constexpr (Codec::kPairs) {
-    pair_sums<Codec, rows>(codes, x, step, inputs, out);
-  } else {
-    stream_sums<Codec, kind, rows>(codes, x, step, out);
-  }
-}
-
 // Units `first` .. `first` + 7 of `rows` rows.
 template <typename Codec, int kind, int rows>
 inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
@@ -212,8 +203,10 @@ inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
     __m256i sums[rows];
     if (inputs <= 0) {
       for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+    } else if constexpr (Codec::kPairs) {
+      pair_sums<Codec, rows>(codes, x, begin + j, inputs, sums);
     } else {
-      step_sums<Codec, kind, rows>(codes, x, begin + j, inputs, sums);
+      stream_sums<Codec, kind, rows>(codes, x, begin + j, sums);
     }
     for (int r = 0; r < rows; ++r) v[r][j] = sums[r];
   };

@@ -129,9 +129,8 @@ struct RowProduct {
 
 template <typename Codec, int kind>
 void one_row(const MatmulArgs& args) {
-  using Product = RowProduct<Codec, kind>;
-  const Product of{args};
-  const bool by_two = of.scales.units.count % 16 == 8 && Product::kVectors > 1;
+  const RowProduct<Codec, kind> of{args};
+  const bool by_two = of.scales.units.count % 16 == 8;
   int64_t out = args.out_begin;
   for (; out + 4 <= args.out_end; out += 4) {
     fetch_scales_ahead(args.matrix, out);

@@ -1,15 +1,10 @@
-#include "store/expert_store.h"
+#include "store/expert_store_impl.h"
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <mutex>
 #include <string>
 #include <utility>
 
 #include "base/check.h"
-#include "store/key_lists.h"
 
 namespace flash_moe::store {
 namespace {
@@ -17,110 +12,7 @@ namespace {
 // More hints than this are not remembered: they would be late.
 constexpr size_t pending_hints_max = 256;
 
-uint64_t now_ns() {
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                   std::chrono::steady_clock::now().time_since_epoch())
-                                   .count());
-}
-
 }  // namespace
-
-enum class SlotState : uint8_t {
-  parked,   // not in use, its pages given back
-  free,
-  reading,  // in the table and the policy, not evictable
-  ready,    // in the table and the policy, evictable while not pinned
-  failed,   // not in the table any more; freed when its last lease ends
-};
-
-struct Slot {
-  ExpertKey key = 0;
-  SlotState state = SlotState::parked;
-  bool hint = false;  // read for a hint that no acquire has answered yet
-  uint32_t pins = 0;
-  uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
-  uint64_t started_ns = 0;  // of its read
-  io::ReadQueue::Batch batch = 0;  // of a hint's read
-  std::exception_ptr error;
-};
-
-struct ExpertStore::Impl {
-  Impl(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena, io::ReadQueue& queue,
-       std::unique_ptr<Policy> policy, size_t capacity, bool direct);
-
-  // All of these want the mutex held.
-  void check_ids(int64_t layer, std::span<const int32_t> ids);
-  bool has_room(int64_t layer, std::span<const int32_t> ids) const;
-  void wait_for_room(std::unique_lock<std::mutex>& lock, int64_t layer,
-                     std::span<const int32_t> ids);
-  void pin_present(uint32_t slot, Access access);
-  uint32_t pin_absent(ExpertKey key, Access access, uint64_t now);
-  void unpin(uint32_t slot);
-  uint32_t slot_for_demand();
-  bool slot_for_hint(uint32_t& slot);
-  bool find_victim(bool spare_hints, uint32_t& slot);
-  void evict(uint32_t slot);
-  void forget(uint32_t slot);
-  void free_slot(uint32_t slot);
-  void answer_hints(int64_t layer);
-  void end_hint(uint32_t slot);
-  void drop_hint(uint32_t slot);
-  void start_hints();
-  void park_some(std::unique_lock<std::mutex>& lock);
-  void wait(std::unique_lock<std::mutex>& lock);
-  void notify() {
-    if (waiters > 0) changed.notify_all();
-  }
-  size_t excess() const { return in_use > capacity ? in_use - capacity : 0; }
-
-  // These take the mutex.
-  void landed(uint32_t slot, const std::exception_ptr& error);
-
-  // With or without the mutex.
-  io::ReadQueue::Batch submit(uint32_t slot, ExpertKey key, bool urgent);
-  void start_read(uint32_t slot, ExpertKey key);
-
-  const std::shared_ptr<const format::ExpertMap> map;
-  SlotArena& arena;
-  io::ReadQueue& queue;
-  const std::unique_ptr<Policy> policy;
-  const bool direct;
-
-  std::mutex resizing;  // one set_capacity at a time; taken before `mutex`
-  mutable std::mutex mutex;
-  std::condition_variable changed;  // a slot became ready, failed, free or evictable, or the capacity changed
-  size_t waiters = 0;
-  size_t room_waiters = 0;  // of them, acquires and a shrinking set_capacity
-  size_t capacity = 0;
-  size_t in_use = 0;     // slots that are not parked; above `capacity` while shrinking
-  size_t evictable = 0;  // slots that are ready and not pinned
-  size_t in_flight = 0;
-  size_t hints_in_flight = 0;
-  size_t hint_limit = 0;
-  uint64_t uses = 0;  // the clock of last_use
-  std::vector<uint64_t> seen;  // by expert: the last check_ids that saw it
-  uint64_t seen_round = 0;
-  KeyTable table;
-  std::vector<Slot> slots;
-  std::vector<uint32_t> free;
-  std::vector<uint32_t> parked;
-  std::vector<uint32_t> hint_slots;  // those with `hint`
-  std::deque<ExpertKey> pending_hints;
-  StoreStats stats;
-  bool recording = false;
-  std::vector<std::vector<int32_t>> trace;
-};
-
-struct Lease::State {
-  struct Item {
-    uint32_t slot = 0;
-    bool ready = false;  // found ready by the acquire
-  };
-  std::shared_ptr<ExpertStore::Impl> impl;
-  std::vector<Item> items;
-  std::vector<uint32_t> open;    // indices of items not taken yet
-  std::vector<uint32_t> misses;  // indices of items whose reads this lease started
-};
 
 ExpertStore::Impl::Impl(std::shared_ptr<const format::ExpertMap> map_in, SlotArena& arena_in,
                         io::ReadQueue& queue_in, std::unique_ptr<Policy> policy_in,
@@ -397,64 +289,6 @@ void ExpertStore::Impl::landed(uint32_t slot, const std::exception_ptr& error) {
   }
   start_hints();
   notify();
-}
-
-Lease::Lease(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Lease::Lease(Lease&&) noexcept = default;
-
-Lease& Lease::operator=(Lease&& other) noexcept {
-  Lease old(std::move(*this));
-  state_ = std::move(other.state_);
-  return *this;
-}
-
-Lease::~Lease() {
-  if (!state_) return;
-  ExpertStore::Impl& impl = *state_->impl;
-  const std::lock_guard lock(impl.mutex);
-  for (const State::Item& item : state_->items) impl.unpin(item.slot);
-  impl.notify();
-}
-
-size_t Lease::size() const { return state_->items.size(); }
-
-const uint8_t* Lease::slot(size_t i) const {
-  return state_->impl->arena.slot(state_->items.at(i).slot);
-}
-
-bool Lease::all_taken() const { return state_->open.empty(); }
-
-void Lease::take_ready(std::vector<size_t>& out, bool block) {
-  State& state = *state_;
-  if (state.open.empty()) return;
-  const size_t before = out.size();
-  const auto take_if = [&](const auto& is_ready) {
-    std::erase_if(state.open, [&](uint32_t index) {
-      if (!is_ready(state.items[index])) return false;
-      out.push_back(index);
-      return true;
-    });
-  };
-  // What the acquire found ready needs no lock: the pin keeps it so.
-  take_if([](const State::Item& item) { return item.ready; });
-  if (out.size() > before) return;
-
-  ExpertStore::Impl& impl = *state.impl;
-  std::unique_lock lock(impl.mutex);
-  uint64_t wait_begin = 0;
-  for (;;) {
-    for (const uint32_t index : state.open) {
-      const Slot& slot = impl.slots[state.items[index].slot];
-      if (slot.state == SlotState::failed) std::rethrow_exception(slot.error);
-    }
-    take_if([&impl](const State::Item& item) {
-      return impl.slots[item.slot].state == SlotState::ready;
-    });
-    if (out.size() > before || !block) break;
-    if (wait_begin == 0) wait_begin = now_ns();
-    impl.wait(lock);
-  }
-  if (wait_begin != 0) impl.stats.wait_ns += now_ns() - wait_begin;
 }
 
 ExpertStore::ExpertStore(std::shared_ptr<const format::ExpertMap> map, SlotArena& arena,
