@@ -1,7 +1,7 @@
 // How fast the products of each kernel table are, beside the memory's bound in the same run.
-//   kernel_speed [seconds per figure, default 0.3] [part of a table's name] [threads, default all]
-// One row reads a matrix larger than the caches (GB/s: bytes of codes, scales and biases); several rows multiply one
-// that fits (GMAC/s). Each figure is the best of its passes: on a shared machine the rest is the neighbours'.
+//   kernel_speed [seconds per figure, default 0.3] [part of a table's name] [threads, default all] [inputs, default 2048]
+// One row reads a matrix larger than the caches, and one that fits into the second-level caches of two cores: what the
+// arithmetic alone would do (GB/s: bytes of codes, scales and biases); several rows multiply the latter (GMAC/s). Each figure is the best of its passes: on a shared machine the rest is the neighbours'.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -34,7 +34,6 @@ constexpr Format kFormats[] = {
     {"mxfp4", MatrixFormat::mxfp4, 4, 32, Dtype::u8},           {"nvfp4", MatrixFormat::nvfp4, 4, 16, Dtype::u8},
     {"fp8 block", MatrixFormat::fp8_block, 8, 0, Dtype::bf16},  {"bf16", MatrixFormat::bf16, 16, 0, Dtype::f32},
 };
-constexpr int64_t kCols = 2048;
 constexpr int64_t kStreamedBytes = 1024 << 20;  // more than any last-level cache
 constexpr int64_t kSeveralRowsOutputs = 2048;
 constexpr int64_t kOutputsOfItem = 64;
@@ -43,13 +42,13 @@ struct StoredBytes {
   AlignedMemory memory;
   Matrix matrix;
 
-  StoredBytes(const Format& format, int64_t rows) {
+  StoredBytes(const Format& format, int64_t rows, int64_t cols) {
     matrix.format = format.format;
     matrix.bits = static_cast<uint8_t>(format.bits);
     matrix.group = static_cast<uint16_t>(format.group);
     matrix.scale_dtype = format.scale_dtype;
     matrix.rows = rows;
-    matrix.cols = kCols;
+    matrix.cols = cols;
     const auto data = static_cast<size_t>(matrix.data_bytes());
     const auto scales = static_cast<size_t>(matrix.scales_bytes());
     memory = AlignedMemory(data + 2 * scales, HugePages::if_possible);
@@ -70,12 +69,12 @@ struct Rows {
   AlignedMemory memory;
   size_t stride;
 
-  Rows(const kernels::Kernels& table, int64_t count) : stride(table.prepared_bytes(kCols)) {
+  Rows(const kernels::Kernels& table, int64_t count, int64_t cols) : stride(table.prepared_bytes(cols)) {
     memory = AlignedMemory(stride * static_cast<size_t>(count));
-    std::vector<float> x(kCols);
+    std::vector<float> x(static_cast<size_t>(cols));
     for (int64_t r = 0; r < count; ++r) {
-      for (int64_t i = 0; i < kCols; ++i) x[static_cast<size_t>(i)] = static_cast<float>((i * 37 + r * 11) % 101 - 50) / 50.0f;
-      table.prepare_row(x.data(), kCols, memory.data() + static_cast<size_t>(r) * stride);
+      for (int64_t i = 0; i < cols; ++i) x[static_cast<size_t>(i)] = static_cast<float>((i * 37 + r * 11) % 101 - 50) / 50.0f;
+      table.prepare_row(x.data(), cols, memory.data() + static_cast<size_t>(r) * stride);
     }
   }
 };
@@ -108,21 +107,23 @@ double best_pass(ThreadPool& pool, const kernels::Kernels& table, const Matrix& 
   return best;
 }
 
-void measure(const kernels::Kernels& table, int threads, double seconds) {
+void measure(const kernels::Kernels& table, int threads, double seconds, int64_t cols) {
   ThreadPool pool(threads);
   for (const Format& format : kFormats) {
-    const Matrix one_row_of = [&] { Matrix m; m.bits = static_cast<uint8_t>(format.bits); m.cols = kCols; return m; }();
-    const StoredBytes streamed(format, kStreamedBytes / one_row_of.row_bytes() / kOutputsOfItem * kOutputsOfItem);
+    const Matrix one_row_of = [&] { Matrix m; m.bits = static_cast<uint8_t>(format.bits); m.cols = cols; return m; }();
+    const StoredBytes streamed(format, kStreamedBytes / one_row_of.row_bytes() / kOutputsOfItem * kOutputsOfItem, cols);
     const double bound = probe_memory({.threads = threads, .seconds = seconds});
-    const double pass = best_pass(pool, table, streamed.matrix, Rows(table, 1), 1, seconds);
-    const double bytes_a_second = static_cast<double>(streamed.matrix.total_bytes()) / pass;
-    std::printf("%-11s %-8s %d  %-13s %6.1f GB/s %4.0f %%", table.name,
+    const StoredBytes kept(format, kSeveralRowsOutputs, cols);
+    const auto speed = [&](const StoredBytes& stored) {  // of one row
+      return static_cast<double>(stored.matrix.total_bytes()) / best_pass(pool, table, stored.matrix, Rows(table, 1, cols), 1, seconds);
+    };
+    const double bytes_a_second = speed(streamed);
+    std::printf("%-11s %-8s %d  %-13s %6.1f GB/s %4.0f %%  %7.1f   ", table.name,
                 table.precision == kernels::Precision::fast ? "fast" : "float32", threads, format.name, bytes_a_second / 1e9,
-                100 * bytes_a_second / bound);
-    const StoredBytes kept(format, kSeveralRowsOutputs);
+                100 * bytes_a_second / bound, speed(kept) / 1e9);
     for (const int64_t rows : {4, 16, 64}) {
-      const double best = best_pass(pool, table, kept.matrix, Rows(table, rows), rows, seconds / 3);
-      std::printf("  %7.1f", static_cast<double>(rows * kSeveralRowsOutputs * kCols) / best / 1e9);
+      const double best = best_pass(pool, table, kept.matrix, Rows(table, rows, cols), rows, seconds / 3);
+      std::printf("  %7.1f", static_cast<double>(rows * kSeveralRowsOutputs * cols) / best / 1e9);
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -135,10 +136,11 @@ int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0.3;
   const char* part = argc > 2 ? argv[2] : "";
   const int threads = argc > 3 ? std::atoi(argv[3]) : usable_core_count();
-  std::printf("table       rows     threads  format  1 row, share of memory's speed   GMAC/s of 4, 16, 64 rows\n");
+  const int64_t cols = argc > 4 ? std::atoll(argv[4]) : 2048;
+  std::printf("table       rows     threads  format  1 row, share of memory's speed, from cache   GMAC/s of 4, 16, 64 rows\n");
   for (const auto precision : {kernels::Precision::float32, kernels::Precision::fast}) {
     for (auto table = kernels::available_kernels(precision); *table; ++table) {
-      if (std::strstr((*table)->name, part) != nullptr) measure(**table, threads, seconds);
+      if (std::strstr((*table)->name, part) != nullptr) measure(**table, threads, seconds, cols);
     }
   }
 }

@@ -5,11 +5,13 @@
 #include <barrier>
 #include <chrono>
 #include <cstdint>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/aligned_memory.h"
+#include "base/cgroup.h"
 #include "flash_moe/error.h"
 
 namespace flash_moe {
@@ -43,6 +45,18 @@ uint64_t sum(const uint64_t* words, size_t count) {
 }
 
 }  // namespace
+
+size_t memory_probe_bytes() {
+  size_t cache_kib = 0;  // the largest that Linux lists, "266240K"; Apple's caches are below half of the least
+  for (int index = 0; index < 8; ++index) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
+    size_t kib = 0;
+    if (file >> kib) cache_kib = std::max(cache_kib, kib);
+  }
+  constexpr size_t kLeast = size_t{256} << 20;
+  const uint64_t allowed = read_memory_state().available_bytes() / 4;
+  return static_cast<size_t>(std::min<uint64_t>(std::max(kLeast, 2 * cache_kib << 10), allowed));
+}
 
 double probe_memory(const MemoryProbeOptions& options) {
   if (options.threads < 1) {

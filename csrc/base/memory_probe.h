@@ -5,9 +5,13 @@
 
 namespace flash_moe {
 
+// What a probe reads over and over: twice the last-level cache or more, since a cache of the same size still serves a
+// fifth of the reads, but never more than a quarter of the memory that the process may still take.
+size_t memory_probe_bytes();
+
 struct MemoryProbeOptions {
   int threads = 1;
-  size_t bytes = size_t{256} << 20;  // of memory read over and over, all threads together; well above the caches
+  size_t bytes = memory_probe_bytes();  // all threads together
   double seconds = 0.3;              // of reading; filling the memory comes on top
 };
 

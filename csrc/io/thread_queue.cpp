@@ -99,7 +99,7 @@ class ThreadQueue final : public ReadQueue {
 
 std::unique_ptr<ReadQueue> make_thread_queue(QueueTuning tuning) {
   if (tuning.depth == 0) tuning.depth = 8;
-  if (tuning.piece_bytes == 0) tuning.piece_bytes = uint64_t{1} << 20;
+  if (tuning.piece_bytes == 0) tuning.piece_bytes = default_piece_bytes;
   return std::make_unique<ThreadQueue>(tuning);
 }
 

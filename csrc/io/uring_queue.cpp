@@ -360,7 +360,7 @@ class UringQueue final : public ReadQueue {
 
 std::unique_ptr<ReadQueue> make_uring_queue(QueueTuning tuning) {
   if (tuning.depth == 0) tuning.depth = 8;
-  if (tuning.piece_bytes == 0) tuning.piece_bytes = uint64_t{1} << 20;
+  if (tuning.piece_bytes == 0) tuning.piece_bytes = default_piece_bytes;
   auto queue = std::make_unique<UringQueue>(tuning);
   if (!queue->open()) return nullptr;
   return queue;
