@@ -42,6 +42,12 @@ def add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", default="mlx", choices=("mlx", "pack"), help="default: mlx, as on the hub"
     )
+    parser.add_argument(
+        "--hollow",
+        action="store_true",
+        help="routed experts as holes in the files, read as zeros: for start and memory of models "
+        "that this drive cannot hold, not for speed",
+    )
     add_common(parser)
 
 
@@ -50,6 +56,8 @@ def run_synth(args: argparse.Namespace) -> int:
     progress = ProgressLine("writing", unit_bytes=True)
     routing = Routing(args.skew, args.locality, args.seed)
     packed = args.format == "pack"
+    if packed and args.hollow:
+        raise ConfigError("--hollow: wanted --format mlx, got pack: a pack has no holes")
     target = Path(args.out).expanduser()
     if packed and target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file: name a folder to write")
@@ -62,6 +70,7 @@ def run_synth(args: argparse.Namespace) -> int:
             bits=args.bits,
             group=args.group,
             routing=routing,
+            hollow=args.hollow,
             progress=progress,
         )
         if packed:

@@ -56,6 +56,11 @@ class Tensor:
     module: Matrix | Vector
     leaf: str
 
+    @property
+    def is_expert(self) -> bool:
+        """Whether routed experts are in it."""
+        return isinstance(self.module, Matrix) and self.module.repeat > 0
+
     def chunks(self, pools: Pools) -> Iterator[Chunk]:
         """Yields its bytes."""
         if isinstance(self.module, Vector):
@@ -197,8 +202,10 @@ def _write_json(path: Path, content: object) -> None:
 class _Writer:
     """Writes the shards of one folder and counts its bytes."""
 
-    def __init__(self, folder: Path, pools: Pools, total: int, progress: Progress | None) -> None:
-        self._folder, self._pools = folder, pools
+    def __init__(
+        self, folder: Path, pools: Pools, total: int, hollow: bool, progress: Progress | None
+    ) -> None:
+        self._folder, self._pools, self._hollow = folder, pools, hollow
         self._total, self._progress = total, progress
         self.done = 0
         self._unsynced = 0
@@ -217,6 +224,10 @@ class _Writer:
                 self._put(file.fileno(), header)
                 for tensor in tensors:
                     before = self.done
+                    if self._hollow and tensor.is_expert:
+                        file.truncate(file.seek(tensor.size, os.SEEK_CUR))
+                        self._count(tensor.size)
+                        continue
                     for chunk in tensor.chunks(self._pools):
                         self._put(file.fileno(), chunk)
                     if self.done - before != tensor.size:
@@ -260,7 +271,8 @@ def _prepare(folder: Path, recipe: Json) -> None:
 
 def _check_space(folder: Path, needed: int) -> None:
     near = folder if folder.exists() else next(p for p in folder.absolute().parents if p.exists())
-    there = sum(f.stat().st_size for f in folder.iterdir()) if folder.exists() else 0
+    files = folder.iterdir() if folder.exists() else ()
+    there = sum(f.stat().st_blocks * 512 for f in files)  # a hollow file is larger than its room
     free = shutil.disk_usage(near).free
     if needed - there + _SPARE_BYTES > free:
         raise IoError(
@@ -292,6 +304,7 @@ def synthesise(
     bits: int = 4,
     group: int = 64,
     routing: Routing | None = None,
+    hollow: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Report:
@@ -304,6 +317,8 @@ def synthesise(
         bits: of every matrix but the routers, which have 8.
         group: weights that share a scale.
         routing: how experts are chosen.
+        hollow: routed experts are holes in the files, which take no room and read as zeros
+            without the drive: for start and memory of models that the drive cannot hold.
         shard_bytes: of one file at most, but for a single larger tensor.
         progress: called with bytes written and in all; True cancels.
 
@@ -328,16 +343,18 @@ def synthesise(
         "bits": bits,
         "group": group,
         "routing": asdict(routing),
+        "hollow": hollow,
         "shard_bytes": shard_bytes,
     }
     try:
-        _check_space(folder, total)
+        holes = sum(tensor.size for tensor in tensors if tensor.is_expert) if hollow else 0
+        _check_space(folder, total - holes)
         _prepare(folder, recipe)
         for name, text in texts.items():
             _write_json(folder / name, text)
         template = "chat_template.jinja"
         shutil.copyfile(demo_model() / template, folder / template)
-        writer = _Writer(folder, Pools(routing.seed), total, progress)
+        writer = _Writer(folder, Pools(routing.seed), total, hollow, progress)
         names = [
             f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
         ]

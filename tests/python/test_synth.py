@@ -114,6 +114,26 @@ def test_a_full_drive_is_said_first(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_hollow_folder_takes_no_room_for_experts_and_runs(tmp_path):
+    full, hollow = tmp_path / "full", tmp_path / "hollow"
+    synthesise(TINY, full)
+    report = synthesise(TINY, hollow, hollow=True)
+    for name in full.glob("*.safetensors"):
+        assert (hollow / name.name).stat().st_size == name.stat().st_size
+    taken = [sum(f.stat().st_blocks for f in d.glob("*.safetensors")) * 512 for d in (full, hollow)]
+    experts = 4 * 64 * 3 * 256 * 64 * 9 // 16  # 4 layers of 64 experts of three matrices, 4.5 bits
+    assert report.bytes > experts
+    assert taken[0] - taken[1] > experts * 0.98
+    with Engine(hollow) as engine:
+        assert engine.generate(TOKENS, max_tokens=4).token_ids
+
+
+def test_a_hollow_pack_is_refused(tmp_path, capsys):
+    assert main(["synth", "qwen3.5-35b-a3b", str(tmp_path / "p"), "--format", "pack", "--hollow"])
+    assert "--hollow: wanted --format mlx, got pack" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_an_interrupted_folder_is_completed_with_the_same_bytes(tmp_path):
     calls = []
 

@@ -1,0 +1,71 @@
+"""How long an engine takes until it is ready, and until its first token.
+
+Usage: python benchmarks/start.py MODEL [--runs 3] [--memory 16GB]
+
+Each run is a new process: with nothing of the model in the page cache ("cold"), then with what the
+run before has left there ("warm"). `flash-moe synth qwen3.5-397b-a17b MODEL --hollow` writes a
+model that is larger than the drive; its experts are read without it, so that its first token is
+that of the weights which are always resident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from flash_moe import _core
+from flash_moe.bench import drop_page_cache
+
+RUN = """
+import json, sys, time
+begin = time.perf_counter()
+import flash_moe
+imported = time.perf_counter()
+with flash_moe.Engine(sys.argv[1], memory=sys.argv[2]) as engine:
+    ready = time.perf_counter()
+    engine.generate([5], max_tokens=1, ignore_eos=True)
+    first = time.perf_counter()
+print(json.dumps([imported - begin, ready - imported, first - ready]))
+"""
+
+
+def measure(model: str, memory: str) -> list[float]:
+    """Seconds of the import, of the opening and of the first token."""
+    command = [sys.executable, "-c", RUN, model, memory]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    seconds: list[float] = json.loads(answer)
+    return seconds
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--memory", default="auto")
+    args = parser.parse_args()
+    info = _core.inspect(args.model)
+    resident = info.resident_bytes / 1e9
+    total = sum(path.stat().st_size for path in Path(args.model).iterdir()) / 1e9
+    print(f"{info.layers} layers, {total:.1f} GB, {resident:.2f} GB of it always resident")
+    runs: dict[str, list[list[float]]] = {"cold": [], "warm": []}
+    for _ in range(args.runs):
+        drop_page_cache(Path(args.model))
+        for kind in runs:
+            runs[kind].append(measure(args.model, args.memory))
+    print("s, median (least to most)  import               ready                first token          weights")
+    for kind, seconds in runs.items():
+        columns = [
+            f"{statistics.median(column):.2f} ({min(column):.2f} to {max(column):.2f})"
+            for column in zip(*seconds, strict=True)
+        ]
+        speed = resident / statistics.median(run[1] for run in seconds)
+        print(f"{kind:26} " + " ".join(f"{column:20}" for column in columns) + f" {speed:.2f} GB/s")
+
+
+if __name__ == "__main__":
+    main()
