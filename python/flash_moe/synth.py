@@ -347,17 +347,14 @@ def synthesise(
         "shard_bytes": shard_bytes,
     }
     try:
-        holes = sum(tensor.size for tensor in tensors if tensor.is_expert) if hollow else 0
-        _check_space(folder, total - holes)
+        _check_space(folder, total - hollow * sum(t.size for t in tensors if t.is_expert))
         _prepare(folder, recipe)
         for name, text in texts.items():
             _write_json(folder / name, text)
         template = "chat_template.jinja"
         shutil.copyfile(demo_model() / template, folder / template)
         writer = _Writer(folder, Pools(routing.seed), total, hollow, progress)
-        names = [
-            f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
-        ]
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
         kept = [writer.shard(name, part) for name, part in zip(names, shards, strict=True)]
         files = {t.name: name for name, part in zip(names, shards, strict=True) for t in part}
         index = {"metadata": {"total_size": sum(t.size for t in tensors)}, "weight_map": files}
