@@ -1,7 +1,8 @@
 // How fast the products of each kernel table are, beside the memory's bound in the same run.
 //   kernel_speed [seconds per figure, default 0.3] [part of a table's name] [threads, default all] [inputs, default 2048]
 // One row reads a matrix larger than the caches, and one that fits into the second-level caches of two cores: what the
-// arithmetic alone would do (GB/s: bytes of codes, scales and biases); several rows multiply the latter (GMAC/s). Each figure is the best of its passes: on a shared machine the rest is the neighbours'.
+// arithmetic alone would do (GB/s: bytes of codes, scales and biases); several rows multiply the latter (GMAC/s). Each
+// figure is the best of its passes: on a shared machine the rest is the neighbours'.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -4,8 +4,8 @@ Usage: python benchmarks/start.py MODEL [--runs 3] [--memory 16GB]
 
 Each run is a new process: with nothing of the model in the page cache ("cold"), then with what the
 run before has left there ("warm"). `flash-moe synth qwen3.5-397b-a17b MODEL --hollow` writes a
-model that is larger than the drive; its experts are read without it, so that its first token is
-that of the weights which are always resident.
+model that is larger than the drive; its experts are zeros that the system makes without it, so its
+first token says nothing about the drive.
 """
 
 from __future__ import annotations

@@ -44,18 +44,23 @@ uint64_t sum(const uint64_t* words, size_t count) {
   return total;
 }
 
-}  // namespace
-
-size_t memory_probe_bytes() {
-  size_t cache_kib = 0;  // the largest that Linux lists, "266240K"; Apple's caches are below half of the least
+// The largest that Linux lists, as "266240K"; 0 elsewhere: Apple's caches are below half of what a probe reads at least.
+uint64_t largest_cache_bytes() {
+  uint64_t largest_kib = 0;
   for (int index = 0; index < 8; ++index) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
-    size_t kib = 0;
-    if (file >> kib) cache_kib = std::max(cache_kib, kib);
+    uint64_t kib = 0;
+    if (file >> kib) largest_kib = std::max(largest_kib, kib);
   }
-  constexpr size_t kLeast = size_t{256} << 20;
-  const uint64_t allowed = read_memory_state().available_bytes() / 4;
-  return static_cast<size_t>(std::min<uint64_t>(std::max(kLeast, 2 * cache_kib << 10), allowed));
+  return largest_kib << 10;
+}
+
+}  // namespace
+
+size_t memory_probe_bytes(uint64_t cache_bytes, uint64_t available_bytes) {
+  constexpr uint64_t kLeast = uint64_t{256} << 20;
+  const uint64_t wanted = std::max(kLeast, 2 * cache_bytes);
+  return static_cast<size_t>(available_bytes == 0 ? wanted : std::min(wanted, available_bytes / 4));
 }
 
 double probe_memory(const MemoryProbeOptions& options) {
@@ -63,7 +68,10 @@ double probe_memory(const MemoryProbeOptions& options) {
     throw ConfigError("memory probe: wanted at least 1 thread, got " + std::to_string(options.threads));
   }
   const auto threads = static_cast<size_t>(options.threads);
-  const size_t words = std::max<size_t>(128, options.bytes / sizeof(uint64_t) / threads / 128 * 128);
+  const size_t wanted = options.bytes != 0
+                            ? options.bytes
+                            : memory_probe_bytes(largest_cache_bytes(), read_memory_state().available_bytes());
+  const size_t words = std::max<size_t>(128, wanted / sizeof(uint64_t) / threads / 128 * 128);
   const AlignedMemory memory(words * threads * sizeof(uint64_t), HugePages::if_possible);
   auto* const data = reinterpret_cast<uint64_t*>(memory.data());
   double best = 0;

@@ -206,6 +206,13 @@ def model_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_has_weights(folder: Path) -> None:
+    """Raises ConfigError for a model of `synth --hollow`, whose reads never meet the drive."""
+    recipe = folder / "synth.json"
+    if recipe.is_file() and json.loads(recipe.read_text(encoding="utf-8")).get("hollow"):
+        raise ConfigError(f"{folder}: its experts are holes, which no drive reads: not for speed")
+
+
 def drop_page_cache(folder: Path) -> None:
     """Asks the system to forget the folder's files, where it can be asked."""
     if not hasattr(os, "posix_fadvise"):

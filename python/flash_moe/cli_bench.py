@@ -14,6 +14,7 @@ from .bench import (
     Plan,
     Setting,
     append_rows,
+    check_has_weights,
     check_results,
     measure_machine,
     plot_title,
@@ -151,6 +152,7 @@ def run_bench(args: argparse.Namespace) -> int:
         if not plan.decode_tokens:
             raise ConfigError("--plot draws decoding: wanted --max-tokens above 0")
     folder = demo_model() if args.model is None else resolve_model(args.model)
+    check_has_weights(folder)
     options = {name: getattr(args, name) for name in _OPTIONS}
     check_budgets(folder, settings, plan, options)
     info = inspect(folder)

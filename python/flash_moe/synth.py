@@ -347,7 +347,7 @@ def synthesise(
         "shard_bytes": shard_bytes,
     }
     try:
-        _check_space(folder, total - hollow * sum(t.size for t in tensors if t.is_expert))
+        _check_space(folder, total - sum(t.size for t in tensors if hollow and t.is_expert))
         _prepare(folder, recipe)
         for name, text in texts.items():
             _write_json(folder / name, text)

@@ -68,6 +68,13 @@ def test_a_plot_without_matplotlib_says_what_to_install(capsys, monkeypatch, unm
     assert "pip install 'flash-moe[plot]'" in capsys.readouterr().err
 
 
+def test_a_hollow_model_is_not_measured(capsys, unmeasured, tmp_path):
+    (tmp_path / "synth.json").write_text(json.dumps({"hollow": True}))
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["bench", "--model", str(tmp_path)]) == 2
+    assert "its experts are holes" in capsys.readouterr().err
+
+
 def test_a_results_file_of_another_kind_is_not_touched(capsys, unmeasured, tmp_path):
     path = tmp_path / "results.tsv"
     path.write_text("a\tb\n")

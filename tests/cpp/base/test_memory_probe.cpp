@@ -1,8 +1,7 @@
 #include "base/memory_probe.h"
 
-#include <algorithm>
+#include <cstdint>
 
-#include "base/cgroup.h"
 #include "flash_moe/error.h"
 #include "test.h"
 
@@ -19,9 +18,11 @@ TEST(memory_is_read_at_a_plausible_speed) {
 }
 
 TEST(a_probe_reads_more_than_the_caches_hold_and_less_than_the_memory_has) {
-  const uint64_t available = flash_moe::read_memory_state().available_bytes();
-  CHECK(memory_probe_bytes() >= std::min<uint64_t>(size_t{256} << 20, available / 8));
-  CHECK(memory_probe_bytes() <= available / 2);  // what is available changes from one question to the next
+  constexpr uint64_t mib = 1 << 20;
+  CHECK(memory_probe_bytes(260 * mib, 16'000 * mib) == 520 * mib);
+  CHECK(memory_probe_bytes(8 * mib, 16'000 * mib) == 256 * mib);
+  CHECK(memory_probe_bytes(260 * mib, 1'200 * mib) == 300 * mib);
+  CHECK(memory_probe_bytes(0, 0) == 256 * mib);  // what the system does not tell
 }
 
 TEST(no_threads_is_a_config_error) {
