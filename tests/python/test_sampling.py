@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 
 from flash_moe import errors
-from flash_moe.sampling import Sampler, SamplingParams, draw_index, log_normaliser, top_ids
+from flash_moe.sampling import (
+    Sampler,
+    SamplingParams,
+    block_sums,
+    column_maxima,
+    draw_index,
+    log_normaliser,
+    top_ids,
+)
 
 VOCAB = 5000
+# float32 weights err by 1e-7 each, in either direction.
+LOGPROB_TOLERANCE = 1e-6
 DRAWS = 1000
 
 
@@ -47,6 +57,14 @@ def test_top_ids_are_those_of_a_full_sort(count, vocab):
         assert (
             top_ids(logits, count).tolist() == np.argsort(-logits, kind="stable")[:count].tolist()
         )
+
+
+@pytest.mark.parametrize("count", [1, 20, 70])
+@pytest.mark.parametrize("vocab", [5000, 5056])
+def test_top_ids_take_maxima_that_are_known(count, vocab):
+    logits = logits_of(8, vocab=vocab)
+    known = top_ids(logits, count, column_maxima(logits))
+    assert known.tolist() == top_ids(logits, count).tolist()
 
 
 def test_ties_go_to_the_lower_id():
@@ -149,6 +167,13 @@ def test_repetition_penalty_counts_generated_tokens_too():
     assert greedy(logits, steps=3, repetition_penalty=10.0) == [0, 1, 2]
 
 
+def test_repetition_penalty_is_paid_once_and_not_for_padding():
+    logits = np.array([2.0, 1.5, 1.2, 9.0], dtype=np.float32)
+    sampler = Sampler(SamplingParams(temperature=0, repetition_penalty=1.25), 3, [3, 0, 0, 0])
+    assert sampler.choose(logits) == 0  # 1.6
+    assert [sampler.choose(logits) for _ in range(3)] == [0, 0, 0]
+
+
 def test_presence_penalty_is_paid_once_frequency_penalty_each_time():
     logits = np.array([3.0, 1.9, 0.5], dtype=np.float32)
     assert greedy(logits, steps=3, presence_penalty=1.0) == [0, 0, 0]
@@ -185,6 +210,20 @@ def test_logprobs_are_those_of_the_model_itself():
     assert sampler.logprob(logits, 17, 0).top == ()
 
 
+@pytest.mark.parametrize("offset", [0, 40, -40, 49, 51, -51, 80, 300, -300])
+@pytest.mark.parametrize("scale", [0.01, 1, 4])
+@pytest.mark.parametrize("top", [0, 5])
+def test_logprobs_are_those_of_float64(offset, scale, top):
+    for seed in range(3):
+        logits = logits_of(seed, scale, vocab=50021) + np.float32(offset)
+        logits[seed] = -np.inf
+        entry = Sampler(SamplingParams(temperature=0), 50021).logprob(logits, 100, top)
+        want = np.log(np.maximum(softmax(logits), 1e-300))
+        got = [(100, entry.logprob), *entry.top]
+        assert len(got) == 1 + top
+        assert all(abs(p - want[i]) <= LOGPROB_TOLERANCE for i, p in got)
+
+
 def test_log_normaliser_neither_overflows_nor_underflows():
     for offset in (-1e4, 0, 1e4):
         logits = np.full(100, offset, dtype=np.float32)
@@ -211,6 +250,17 @@ def test_log_normaliser_neither_overflows_nor_underflows():
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(errors.ConfigError, match=name):
         SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 5000])
+def test_block_sums_count_what_is_kept(count):
+    random = np.random.default_rng(count)
+    weights = random.random(count).astype(np.float32)
+    kept = random.random(count) < 0.5
+    begins = np.arange(0, count, 256)
+    assert block_sums(weights) == pytest.approx(np.add.reduceat(weights, begins), rel=1e-6)
+    want = np.add.reduceat(weights * kept, begins)
+    assert block_sums(weights, kept) == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 511, 512, 513, 5000])
