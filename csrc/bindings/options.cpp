@@ -105,6 +105,7 @@ void bind_options(nb::module_& m) {
       .def_rw("cache_slots", &EngineOptions::cache_slots)
       .def_rw("prefill_chunk", &EngineOptions::prefill_chunk)
       .def_rw("prefetch", &EngineOptions::prefetch)
+      .def_rw("load", &EngineOptions::load)
       .def_rw("fail_read", &EngineOptions::fail_read);
   bind_model_info(m);
   bind_memory_plan(m);

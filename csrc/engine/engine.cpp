@@ -52,7 +52,7 @@ EngineImpl::EngineImpl(const std::string& path, const EngineOptions& options, co
   cache_mode_ = cache_mode(options_, *files_, plan_);
   load(progress);
   build_store();
-  forward_ = std::make_unique<model::Forward>(*backend_, *store_, files_->experts(), model_.weights,
+  forward_ = std::make_unique<model::Forward>(*backend_, *store_, files_->experts(), model_.weights, *model_.load,
                                               model::ForwardOptions{.prefetch = prefetch}, clock_);
 }
 
@@ -66,9 +66,11 @@ void EngineImpl::load(const Progress& progress) {
       return progress(static_cast<int64_t>(done), static_cast<int64_t>(total));
     };
   }
-  model_ = files_->load(allocate, bytes_progress);
+  // The read that is to fail is an expert's.
+  const bool background = load_in_background(options_, plan_.resident_bytes) && options_.fail_read == 0;
+  model_ = files_->start_load(allocate);
   backend_->set_weights(model_.weights);
-  fingerprint_ = fingerprint(*files_, model_.weights, info_);
+  if (!background) model_.load->wait_all(bytes_progress);
 }
 
 void EngineImpl::build_store() {
@@ -110,7 +112,10 @@ std::unique_ptr<Session> EngineImpl::load_session(const std::string& path) {
   return std::make_unique<SessionImpl>(std::move(self), std::move(sequence), std::move(tokens));
 }
 
-SessionIdentity EngineImpl::identity() const { return {fingerprint_, kv_is_bf16_, info_.context}; }
+SessionIdentity EngineImpl::identity() const {
+  model_.load->wait_all(nullptr);
+  return {fingerprint(*files_, model_.weights, info_), kv_is_bf16_, info_.context};
+}
 
 void EngineImpl::attach(SessionImpl& session) {
   const std::lock_guard lock(step_mutex_);

@@ -70,7 +70,6 @@ class EngineImpl final : public Engine {
   std::string path_;
   EngineOptions options_;
   ModelInfo info_;
-  uint64_t fingerprint_ = 0;
   bool kv_is_bf16_ = false;
   std::string cache_mode_;
   std::string policy_name_;

@@ -14,6 +14,8 @@ namespace {
 constexpr double kAutoShare = 0.8;
 // What the rest of the process grows by while it generates: code touched for the first time, Python's own objects.
 constexpr uint64_t kProcessGrowthBytes = uint64_t{4} << 20;
+// Fewer dense weights are read in no time worth having back, and their errors come from `open`.
+constexpr uint64_t kBackgroundBytes = uint64_t{256} << 20;
 
 kernels::Precision precision_of(const EngineOptions& options) {
   if (options.activations == "float32") return kernels::Precision::float32;
@@ -28,6 +30,13 @@ bool kv_is_bf16(const EngineOptions& options) {
   if (options.kv_dtype == "bfloat16") return true;
   if (options.kv_dtype == "auto") return precision_of(options) == kernels::Precision::fast;
   throw ConfigError("kv_dtype=\"" + options.kv_dtype + "\": known are auto, float32 and bfloat16");
+}
+
+bool load_in_background(const EngineOptions& options, uint64_t resident_bytes) {
+  if (options.load == "auto") return resident_bytes >= kBackgroundBytes;
+  if (options.load == "background") return true;
+  if (options.load == "whole") return false;
+  throw ConfigError("load=\"" + options.load + "\": known are auto, whole and background");
 }
 
 model::Prefetch prefetch_option(const EngineOptions& options) {

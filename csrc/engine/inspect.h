@@ -18,6 +18,8 @@ namespace flash_moe::engine {
 // The backend that `options` name, or the best one here. ConfigError for unknown names, DeviceError with the reason for absent ones.
 std::unique_ptr<backend::Backend> make_backend(const EngineOptions& options);
 bool kv_is_bf16(const EngineOptions& options);
+// Whether dense weights are read behind an open engine's back; ConfigError for unknown names.
+bool load_in_background(const EngineOptions& options, uint64_t resident_bytes);
 model::Prefetch prefetch_option(const EngineOptions& options);  // ConfigError for unknown names
 
 // The number of experts each token uses: options', checked against what the model was trained with, or that.

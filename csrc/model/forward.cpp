@@ -9,9 +9,9 @@
 namespace flash_moe::model {
 
 Forward::Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
-                 const backend::ModelWeights& weights, ForwardOptions options, PhaseClock& clock)
-    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), options_(options), clock_(clock),
-      prefetch_(options.prefetch) {}
+                 const backend::ModelWeights& weights, ResidentLoad& load, ForwardOptions options, PhaseClock& clock)
+    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), load_(load), options_(options),
+      clock_(clock), prefetch_(options.prefetch) {}
 
 void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
                   const std::function<void()>& check) {
@@ -21,12 +21,14 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   hints_ = may_hint && prefetch_.on();
   const uint64_t reads_before = may_hint ? reads_started() : 0;
   const uint64_t begin_ns = PhaseClock::now_ns();
+  wait_for_weights(0, check);
   {
     PhaseClock::Scope scope(clock_, Phase::embed);
     backend_.begin(step);
   }
   for (int64_t layer = 0; layer < weights_.shape.layer_count(); ++layer) {
     check();
+    wait_for_weights(layer + 1, check);
     const LayerShape& shape = weights_.shape.layers[static_cast<size_t>(layer)];
     {
       const bool full = shape.mixer == MixerKind::full_attention;
@@ -41,6 +43,7 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
     }
   }
   if (!logit_rows.empty()) {
+    wait_for_weights(weights_.shape.layer_count() + 1, check);
     PhaseClock::Scope scope(clock_, Phase::head);
     backend_.logits(logit_rows, logits);
     scope.add_bytes(static_cast<uint64_t>(weights_.head.total_bytes()));
@@ -49,6 +52,13 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   deferred_.reset();
   backend_.end();
   if (may_hint) prefetch_.step_done(PhaseClock::now_ns() - begin_ns, reads_started() != reads_before);
+}
+
+// A load that is over costs a look.
+void Forward::wait_for_weights(int64_t stage, const std::function<void()>& check) {
+  if (load_.ready(stage)) return;
+  PhaseClock::Scope scope(clock_, Phase::read_wait, stage - 1);
+  load_.wait(stage, check);
 }
 
 uint64_t Forward::reads_started() const {
@@ -176,6 +186,7 @@ void Forward::group_routes(int64_t layer) {
 void Forward::hint_next_layer(int64_t layer) {
   const int64_t next = layer + 1;
   if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
+  if (!load_.ready(next + 1)) return;
   PhaseClock::Scope scope(clock_, Phase::router, next);
   backend_.guess_routes(next, guess_);
   std::sort(guess_.ids.begin(), guess_.ids.end());

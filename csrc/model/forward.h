@@ -15,6 +15,7 @@
 #include "flash_moe/stats.h"
 #include "format/expert_map.h"
 #include "model/prefetch_trial.h"
+#include "model/weights_load.h"
 #include "store/expert_store.h"
 
 namespace flash_moe::model {
@@ -27,11 +28,13 @@ struct ForwardOptions {
 // Thread-compatible: one step at a time.
 class Forward {
  public:
+  // `load` fills `weights`; a step waits for each layer's.
   Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
-          const backend::ModelWeights& weights, ForwardOptions options, PhaseClock& clock);
+          const backend::ModelWeights& weights, ResidentLoad& load, ForwardOptions options, PhaseClock& clock);
 
   // Runs `step`, and writes the logits of `logit_rows` to `logits` [logit_rows.size(), vocab]. `check` is called
-  // before every layer and may throw to stop. After an exception the step's sequences must be rolled back.
+  // before every layer, and while a layer's weights are waited for, and may throw to stop. After an exception the step's
+  // sequences must be rolled back.
   void run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
            const std::function<void()>& check);
 
@@ -46,6 +49,7 @@ class Forward {
     std::vector<int32_t> assignments;  // row * k + rank, by expert, ascending
   };
 
+  void wait_for_weights(int64_t stage, const std::function<void()>& check);
   void moe(int64_t layer, bool is_prefill);
   void group_routes(int64_t layer);
   store::Lease acquire(int64_t layer, std::span<const int32_t> ids, store::Access access, std::span<const float> logits);
@@ -58,6 +62,7 @@ class Forward {
   store::ExpertStore& store_;
   std::shared_ptr<const format::ExpertMap> map_;
   const backend::ModelWeights& weights_;
+  ResidentLoad& load_;
   ForwardOptions options_;
   PhaseClock& clock_;
   PrefetchTrial prefetch_;

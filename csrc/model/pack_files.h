@@ -8,7 +8,7 @@
 
 #include "format/pack.h"
 #include "io/output_file.h"
-#include "model/weights_read.h"
+#include "model/weights_load.h"
 
 namespace flash_moe::model {
 

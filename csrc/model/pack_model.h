@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "model/weights_read.h"
+#include "model/weights_load.h"
 
 namespace flash_moe::model {
 

@@ -10,6 +10,7 @@
 #include "format/pack.h"
 #include "model/shape.h"
 #include "model/weights_names.h"
+#include "model/weights_read.h"
 
 namespace flash_moe::model {
 namespace {
@@ -118,11 +119,19 @@ void ModelFiles::summarise(const std::string& folder, const std::string& format)
   if (mixed) summary_.quantisation += " (mixed)";
 }
 
-LoadedWeights ModelFiles::load(const Allocate& allocate, const ByteProgress& progress, int thread_count) const {
+LoadedWeights ModelFiles::start_load(const Allocate& allocate, int thread_count) const {
   LoadedWeights out;
   out.memory = allocate(plan_.bytes);
   FM_CHECK(out.memory && out.memory->bytes() >= plan_.bytes);
-  out.weights = read_resident(plan_, checkpoint_->files(), out.memory->data(), thread_count, progress);
+  out.weights = resident_views(plan_, out.memory->data());
+  out.load = std::make_unique<ResidentLoad>(read_tasks(plan_, checkpoint_->files(), out.memory->data()),
+                                            plan_.stage_count(), thread_count);
+  return out;
+}
+
+LoadedWeights ModelFiles::load(const Allocate& allocate, const ByteProgress& progress) const {
+  LoadedWeights out = start_load(allocate);
+  out.load->wait_all(progress);
   return out;
 }
 

@@ -3,8 +3,9 @@
 // memory that a backend allocated.
 //
 //   auto files = model::ModelFiles::open("models/Qwen3.5-35B-A3B-4bit");
-//   auto loaded = files->load([&](size_t bytes) { return backend->allocate(bytes); }, progress);
+//   auto loaded = files->start_load([&](size_t bytes) { return backend->allocate(bytes); });
 //   backend->set_weights(loaded.weights);  // after set_shape
+//   loaded.load->wait_all(progress);       // or stage by stage, as Forward does
 //   store::ExpertStore store(files->experts(), ...);
 
 #include <functional>
@@ -15,7 +16,8 @@
 #include "backend/backend.h"
 #include "backend/weights.h"
 #include "format/expert_map.h"
-#include "model/weights_read.h"
+#include "model/weights_load.h"
+#include "model/weights_plan.h"
 
 namespace flash_moe::model {
 
@@ -46,12 +48,14 @@ struct ModelSummary {
 
 using Allocate = std::function<std::unique_ptr<backend::DeviceMemory>(size_t bytes)>;
 
+// The ModelFiles outlive it.
 struct LoadedWeights {
-  backend::ModelWeights weights;                  // views into `memory`
+  backend::ModelWeights weights;                  // views into `memory`, right where `load` is ready
   std::unique_ptr<backend::DeviceMemory> memory;  // outlives every use of `weights`
+  std::unique_ptr<ResidentLoad> load;
 };
 
-// Thread-compatible; `load` may be called more than once.
+// Thread-compatible; may be loaded more than once.
 class ModelFiles {
  public:
   // Throws ConfigError for a folder that is none, FormatError naming the file, field or tensor, IoError.
@@ -68,7 +72,9 @@ class ModelFiles {
   const ResidentPlan& resident_plan() const { return plan_; }
   const format::Checkpoint& checkpoint() const { return *checkpoint_; }
 
-  LoadedWeights load(const Allocate& allocate, const ByteProgress& progress = nullptr, int thread_count = 4) const;
+  LoadedWeights start_load(const Allocate& allocate, int thread_count = 4) const;
+  // Returns when all is read. Throws IoError, FormatError, CancelledError; then no thread of the load is left.
+  LoadedWeights load(const Allocate& allocate, const ByteProgress& progress = nullptr) const;
 
  private:
   ModelFiles() = default;

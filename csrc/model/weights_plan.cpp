@@ -34,12 +34,14 @@ class Planner {
     const ModelShape& shape = plan_.resident.shape;
     matrix(names_.prefix + "embed_tokens", shape.vocab, shape.hidden,
            [](ModelWeights& w) -> Matrix& { return w.embedding; });
+    stage_ = shape.layer_count() + 1;
     plan_head();
     vector(names_.prefix + "norm.weight", {shape.hidden}, norm_change(),
            [](ModelWeights& w) -> const float*& { return w.final_norm; });
     plan_.experts.resize(shape.layers.size());
     for (size_t i = 0; i < shape.layers.size(); ++i) {
       const uint64_t before = plan_.resident.bytes;
+      stage_ = static_cast<int64_t>(i) + 1;
       plan_layer(i);
       plan_.resident.layer_bytes.push_back(plan_.resident.bytes - before);
     }
@@ -97,6 +99,7 @@ class Planner {
   void add_matrix(const std::string& name, const MatrixTensors& tensors, std::vector<RowRun> runs,
                   std::function<Matrix&(ModelWeights&)> field) {
     MatrixJob job;
+    job.stage = stage_;
     job.name = name;
     job.tensors = tensors;
     job.form = tensors.form;
@@ -127,6 +130,7 @@ class Planner {
       return;
     }
     VectorJob job;
+    job.stage = stage_;
     job.name = name;
     job.tensor = &checkpoint_.need(name, {Dtype::f32, Dtype::bf16, Dtype::f16}, shape);
     used_.insert(job.tensor);
@@ -275,6 +279,7 @@ class Planner {
   bool with_experts_;
   TensorNames names_;
   ModelPlan plan_;
+  int64_t stage_ = 0;  // of what is being planned
   UsedTensors used_;
   std::vector<std::string> missing_;
 };

@@ -22,8 +22,12 @@ struct RowRun {
   int64_t count = 0;
 };
 
+// A stage is what a step needs before it can go on: 0 the embedding, i + 1 layer i, and the last one the final norm and
+// the head.
+
 // A matrix that is copied as the file has it, rows possibly in another order.
 struct MatrixJob {
+  int64_t stage = 0;
   std::string name;  // of the data tensor
   format::MatrixTensors tensors;
   std::vector<RowRun> runs;  // which rows of the tensors, in order
@@ -36,6 +40,7 @@ struct MatrixJob {
 // A small tensor that becomes f32.
 struct VectorJob {
   enum class Change : uint8_t { none, plus_one, exponential, transpose };
+  int64_t stage = 0;
   std::string name;
   const format::TensorInfo* tensor = nullptr;
   Change change = Change::none;
@@ -55,6 +60,8 @@ struct ResidentPlan {
   std::vector<uint64_t> layer_bytes;  // of each layer's own weights
   int64_t vision_tensors = 0;
   int64_t mtp_tensors = 0;
+
+  int64_t stage_count() const { return shape.layer_count() + 2; }
 };
 
 struct ModelPlan {

@@ -1,6 +1,6 @@
 #pragma once
-// Carries a ResidentPlan out: reads tensors with several threads into one block of memory and checks what
-// decides a result silently: a NaN or an infinity in a scale or a norm.
+// What carrying a ResidentPlan out takes: reads of tensors into one block of memory, and checks of what
+// decides a result silently: a NaN or an infinity in a scale or a norm. weights_load.h runs them.
 
 #include <functional>
 #include <memory>
@@ -12,14 +12,20 @@
 
 namespace flash_moe::model {
 
-// Called on the thread that loads, at the start, a few times a second and at the end; true stops, and the load throws
-// CancelledError.
-using ByteProgress = std::function<bool(uint64_t bytes_done, uint64_t bytes_total)>;
+// A piece of the reading that any thread may do, disjoint from all others; it may be run again after it threw IoError
+// or FormatError.
+struct ReadTask {
+  int64_t stage = 0;   // of the plan, see weights_plan.h
+  uint64_t bytes = 0;  // of the files
+  std::function<void()> run;
+};
 
-// Fills `memory` (plan.bytes) and returns the weights that point into it. Throws IoError, FormatError, CancelledError; then
-// no thread of the load is left.
-backend::ModelWeights read_resident(const ResidentPlan& plan, const std::vector<std::shared_ptr<io::File>>& files,
-                                    uint8_t* memory, int thread_count, const ByteProgress& progress);
+// What fills `memory` (plan.bytes), by stage; all three arguments outlive the tasks.
+std::vector<ReadTask> read_tasks(const ResidentPlan& plan, const std::vector<std::shared_ptr<io::File>>& files,
+                                 uint8_t* memory);
+
+// The weights as they lie in `memory`, read or not.
+backend::ModelWeights resident_views(const ResidentPlan& plan, uint8_t* memory);
 
 // FormatError naming `tensor` when one of `bytes` at `data` of that type is NaN or infinite. Dtype::u8 is read as the E8M0
 // scales of mx formats.

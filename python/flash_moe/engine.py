@@ -53,6 +53,7 @@ def engine_options(
     cache_slots: int | None = None,
     prefill_chunk: int | None = None,
     prefetch: str | bool = "auto",
+    load: str = "auto",
     fail_read: int = 0,
 ) -> EngineOptions:
     """Returns the core's options for the keyword arguments of `Engine`.
@@ -85,6 +86,7 @@ def engine_options(
     if isinstance(prefetch, bool):
         prefetch = "on" if prefetch else "off"
     options.prefetch = prefetch
+    options.load = load
     options.fail_read = fail_read
     return options
 
@@ -127,10 +129,11 @@ class Engine:
         cache_slots: int | None = None,
         prefill_chunk: int | None = None,
         prefetch: str | bool = "auto",
+        load: str = "auto",
         fail_read: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        """Loads a model.
+        """Opens a model.
 
         Args:
             path: a model folder, or the hub id of one that is already downloaded; None is the
@@ -151,8 +154,12 @@ class Engine:
             prefill_chunk: tokens of a prefill step.
             prefetch: "on" or True reads ahead by the next layer's router, "auto" where steps
                 with it have been faster than steps without.
+            load: when this returns: "whole" once all dense weights are read, "background" while
+                they are being read, so that a read that fails is an error of the first call that
+                needs it; "auto" is background from 256 MB of them on.
             fail_read: for tests, the read that fails.
-            progress: called with bytes loaded and in all; True cancels.
+            progress: called with bytes loaded and in all; True cancels. With it, "auto" of `load`
+                is "whole".
 
         Raises:
             ConfigError: when the folder does not exist, or an option cannot be.
@@ -175,6 +182,7 @@ class Engine:
             cache_slots=cache_slots,
             prefill_chunk=prefill_chunk,
             prefetch=prefetch,
+            load="whole" if load == "auto" and progress is not None else load,
             fail_read=fail_read,
         )
         folder = demo_model() if path is None else resolve_model(path)

@@ -119,6 +119,27 @@ def test_nan_in_scales(refused, model, tensor):
     assert str(folder) in line
 
 
+@pytest.mark.parametrize("tensor", ["mlp.gate.scales", "lm_head.scales"])
+def test_weights_read_in_the_background_fail_the_call_that_needs_them(model, tensor):
+    folder = model("mlx_4bit_g64")
+    with flash_moe.Engine(folder) as engine:
+        want = engine.generate([5, 6], max_tokens=4, temperature=0).token_ids
+    weights = damage.weights(folder)
+    damage.write_header(weights, *damage.read_header(weights))  # as long as `fill` will make it
+    whole = weights.read_bytes()
+    assert damage.fill(weights, tensor, BF16_NAN)
+    with pytest.raises(errors.FormatError, match="NaN"):
+        flash_moe.Engine(folder, load="whole")
+    with flash_moe.Engine(folder, load="background") as engine, engine.session() as session:
+        for _ in range(2):
+            with pytest.raises(errors.FormatError, match="NaN"):
+                session.feed([5, 6])
+            assert session.position == 0
+        with weights.open("r+b") as file:  # the same file, mended
+            file.write(whole)
+        assert session.generate([5, 6], max_tokens=4, temperature=0).token_ids == want
+
+
 KEYS = [
     "num_experts",
     "num_experts_per_tok",

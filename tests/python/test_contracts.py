@@ -55,6 +55,7 @@ SPEED_SETTINGS = [
     {"io": "threads", "queue_depth": 1, "cache_slots": 16},
     {"io": "threads", "queue_depth": 32, "cache_slots": 16},
     {"io": "uring", "cache_slots": 16},
+    {"load": "background", "cache_slots": 16},
     {"policy": "clock", "cache_slots": 16},
     {"policy": "lru", "cache_slots": 16},
 ]

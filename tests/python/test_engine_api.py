@@ -234,7 +234,7 @@ def test_automatic_cache_keeps_slots_and_fills_them_through_free_memory(checkpoi
     assert modes == {12: ("both", 12), None: ("slots", every)}
 
 
-@pytest.mark.parametrize("option", ["prefetch", "cache", "policy", "io", "isa", "kv_dtype"])
+@pytest.mark.parametrize("option", ["prefetch", "cache", "policy", "io", "isa", "kv_dtype", "load"])
 def test_an_unknown_value_is_named_with_the_known_ones(checkpoint, option):
     with pytest.raises(errors.ConfigError, match="warp"):
         flash_moe.Engine(checkpoint("hf_bf16"), **{option: "warp"})

@@ -27,6 +27,10 @@ struct EngineOptions {
   int64_t prefill_chunk = 0;         // tokens a prefill step; 0: chosen by the memory bound
   std::string prefetch = "auto";     // auto | on | off: read ahead by the next layer's router; auto tries what is faster
 
+  // When `open` returns: "whole" once all dense weights are read, "background" while they are being read; "auto" is background
+  // from 256 MB of them on.
+  std::string load = "auto";
+
   // Faults for tests: the Nth read of the process's life through this engine fails with EIO. 0: none.
   uint64_t fail_read = 0;
 };

@@ -84,7 +84,9 @@ class Session;
 class FLASH_MOE_API Engine : public std::enable_shared_from_this<Engine> {
  public:
   // Opens a model folder: reads headers, dense weights, and sizes the cache. Throws FormatError, ConfigError, IoError,
-  // DeviceError. `progress` counts bytes of dense weights.
+  // DeviceError. `progress` counts bytes of dense weights. Of a model whose weights are read in the background (EngineOptions::load)
+  // it hears nothing: a step waits for each layer's, and throws the IoError or FormatError of a read that failed; the next
+  // step reads that again.
   static std::shared_ptr<Engine> open(const std::string& path, const EngineOptions& options,
                                       const Progress& progress = nullptr);
   virtual ~Engine() = default;
