@@ -304,7 +304,9 @@ class Bench:
         return list(self._results.values())
 
     def _once(self, setting: Setting, rates: Machine) -> None:
-        options = {"load": "whole", **self._options, **asdict(setting)}
+        options = {**self._options, **asdict(setting)}
+        if options.get("load", "auto") == "auto":
+            options["load"] = "whole"  # a run is not to wait for weights
         with Engine(self._folder, **options) as engine:
             self._touched = self._touched or touched_bytes_per_token(self._folder, engine.info)
             if not self._plan.cold:

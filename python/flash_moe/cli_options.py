@@ -65,6 +65,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="auto, on or off: read ahead by the next layer's router",
     )
+    group.add_argument(
+        "--load",
+        default="auto",
+        metavar="KIND",
+        help="auto, whole, or background: begin while dense weights are being read",
+    )
     group.add_argument("--fail-read", type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -108,6 +114,7 @@ ENGINE_OPTIONS = [
     "cache_slots",
     "prefill_chunk",
     "prefetch",
+    "load",
     "fail_read",
 ]
 _SAMPLING = [
