@@ -229,8 +229,11 @@ struct MatrixScales {
   // Of units `first` .. `first` + 15 of a row, 0 beyond the last; `first` is a multiple of 16.
   ScaleLanes read(int64_t row, int64_t first) const {
     const int64_t left = units.count - first;
-    const int64_t n = left < 16 ? left : 16;
-    const int64_t at = row * row_groups + (first >> units.group_shift);
+    return read_units(row * row_groups + (first >> units.group_shift), left < 16 ? left : 16);
+  }
+
+  // Of `n` units from the first of group `at` on, counted over all rows; 0 beyond.
+  ScaleLanes read_units(int64_t at, int64_t n) const {
     if (format == MatrixFormat::affine) {
       const int64_t groups = (n + units.group_shift) >> units.group_shift;
       const int64_t offset = at * scale_bytes(dtype);

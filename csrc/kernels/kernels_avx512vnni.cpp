@@ -124,6 +124,25 @@ struct RowProduct {
     sums[1] = _mm512_shuffle_f32x4(both, add(sums[1], zero()), 0xee);
   }
 
+  // Rows of eight units, the experts' last matrix: two rows are sixteen neighbouring units, and their sums share the lanes
+  // from the first product to the last sum.
+  void four_short(int64_t out, Lanes x_scales, Lanes x_sums, float* y) const {
+    Lanes pairs[2];
+    for (int64_t i = 0; i < 2; ++i) {
+      const int64_t row = out + 2 * i;
+      __m512i v[kVectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors / 2; ++j) {
+        v[j] = next_product(row, 0, j);
+        v[kVectors / 2 + j] = next_product(row + 1, 0, j);
+      }
+      const ScaleLanes w = scales.read_units(row * scales.row_groups, 16);
+      // The lanes that a row of its own leaves empty are 0, which makes -0 to 0.
+      pairs[i] = add(add_units(gather_units<kUnits>(v), w, x_scales, x_sums, zero()), zero());
+    }
+    reduce4_of_eight(pairs[0], pairs[1], y);
+  }
+
   static Lanes low_halves(Lanes a, Lanes b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
 };
 
@@ -132,6 +151,14 @@ void one_row(const MatmulArgs& args) {
   const RowProduct<Codec, kind> of{args};
   const bool by_two = of.scales.units.count % 16 == 8;
   int64_t out = args.out_begin;
+  if (of.scales.units.count == 8) {
+    const Lanes x_scales = of.low_halves(load(of.x.scales), load(of.x.scales));
+    const Lanes x_sums = of.low_halves(load(of.x.sums), load(of.x.sums));
+    for (; out + 4 <= args.out_end; out += 4) {
+      fetch_scales_ahead(args.matrix, out);
+      of.four_short(out, x_scales, x_sums, args.y + out);
+    }
+  }
   for (; out + 4 <= args.out_end; out += 4) {
     fetch_scales_ahead(args.matrix, out);
     Lanes sums[4];

@@ -53,15 +53,20 @@ inline float reduce(Lanes x) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// out[j] = reduce(x[j]).
-inline void reduce4(const Lanes* x, float* out) {
-  const Lanes ab = add(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
-  const Lanes cd = add(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+// The rest of reduce() where a's, b's, c's and d's lanes j and j + 8 are added already: out[0] to out[3].
+inline void reduce4_of_eight(Lanes ab, Lanes cd, float* out) {
   const Lanes four = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
   const Lanes two = add(four, _mm512_permute_ps(four, 0x4e));
   const Lanes one = add(two, _mm512_permute_ps(two, 0xb1));
   const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one)));
+}
+
+// out[j] = reduce(x[j]).
+inline void reduce4(const Lanes* x, float* out) {
+  const Lanes ab = add(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+  const Lanes cd = add(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+  reduce4_of_eight(ab, cd, out);
 }
 
 inline float reduce_larger(Lanes x) { return _mm512_reduce_max_ps(x); }

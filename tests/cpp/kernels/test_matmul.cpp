@@ -33,7 +33,7 @@ std::vector<int64_t> col_counts(const FormatCase& format) {
   if (!is_quantised(format)) return {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 47, 63, 64, 65, 127, 130, 257, 520};
   if (format.format == MatrixFormat::fp8_block) return {32, 64, 96, 128, 160, 256, 416, 1056};
   const int64_t unit = format.group < 32 ? 32 : format.group;
-  return {unit, 2 * unit, 3 * unit, 5 * unit, 7 * unit, 512, 1024, 1024 + unit, 2048, 2048 + unit};
+  return {unit, 2 * unit, 3 * unit, 4 * unit, 5 * unit, 7 * unit, 8 * unit, 512, 1024, 1024 + unit, 2048, 2048 + unit};
 }
 
 // About `cols`, with a last group that fills no vector of any table.
