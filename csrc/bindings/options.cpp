@@ -78,6 +78,7 @@ void bind_stats(nb::module_& m) {
       .def_ro("wait_ns", &Stats::wait_ns)
       .def_ro("prefetched", &Stats::prefetched)
       .def_ro("prefetch_used", &Stats::prefetch_used)
+      .def_ro("prefetch_late", &Stats::prefetch_late)
       .def_ro("failed_reads", &Stats::failed_reads)
       .def_ro("slots", &Stats::slots)
       .def_ro("cache_mode", &Stats::cache_mode)

@@ -175,6 +175,7 @@ Stats EngineImpl::stats() const {
   stats.wait_ns = store.wait_ns;
   stats.prefetched = store.prefetched;
   stats.prefetch_used = store.prefetch_used;
+  stats.prefetch_late = store.prefetch_late;
   stats.failed_reads = store.failed_reads;
   stats.slots = static_cast<int64_t>(store_->capacity());
   stats.cache_mode = cache_mode_;

@@ -87,7 +87,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     backend_.shared_expert(layer);
   }
   if (hints_) {
-    hint_next_layer(layer);
+    hint_layer(layer + 1);
   } else if (is_prefill && options_.prefetch != Prefetch::off && window == ids.size()) {
     hint_whole_layer(layer);
   }
@@ -114,7 +114,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     backend_.combine(layer, routes_);
   }
   // Once more with the experts' results: names more of them, though with less time left.
-  if (hints_) hint_next_layer(layer);
+  if (hints_) hint_layer(layer + 1);
   // A backend that only enqueues reads these slots later. They stay pinned until the next layer's router has
   // answered, unless the next layer could then not get slots of its own.
   if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();
@@ -183,15 +183,19 @@ void Forward::group_routes(int64_t layer) {
   record_.logits.insert(record_.logits.end(), routes_.logits.begin(), routes_.logits.end());
 }
 
-void Forward::hint_next_layer(int64_t layer) {
-  const int64_t next = layer + 1;
-  if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
-  if (!load_.ready(next + 1)) return;
-  PhaseClock::Scope scope(clock_, Phase::router, next);
-  backend_.guess_routes(next, guess_);
-  std::sort(guess_.ids.begin(), guess_.ids.end());
-  guess_.ids.erase(std::unique(guess_.ids.begin(), guess_.ids.end()), guess_.ids.end());
-  store_.prefetch(next, guess_.ids, guess_.ids.size());
+void Forward::hint_layer(int64_t layer) {
+  if (layer >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(layer)].is_moe) return;
+  if (!load_.ready(layer + 1)) return;
+  PhaseClock::Scope scope(clock_, Phase::router, layer);
+  backend_.guess_routes(layer, guess_);
+  hint_ids_.clear();
+  for (int64_t rank = 0; rank < guess_.per_row; ++rank) {
+    for (int64_t row = 0; row < guess_.row_count; ++row) {
+      const int32_t id = guess_.ids[static_cast<size_t>(row * guess_.per_row + rank)];
+      if (std::find(hint_ids_.begin(), hint_ids_.end(), id) == hint_ids_.end()) hint_ids_.push_back(id);
+    }
+  }
+  store_.prefetch(layer, hint_ids_, hint_ids_.size());
 }
 
 // A chunk that wants nearly all of a layer's experts wants those of the next, too: their reads fill what time the drive has
@@ -200,9 +204,9 @@ void Forward::hint_whole_layer(int64_t layer) {
   const int64_t next = layer + 1;
   if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
   if (16 * std::ssize(grouping_.ids) < 15 * map_->expert_count(layer)) return;
-  all_experts_.resize(static_cast<size_t>(map_->expert_count(next)));
-  std::iota(all_experts_.begin(), all_experts_.end(), 0);
-  store_.prefetch(next, all_experts_, all_experts_.size());
+  hint_ids_.resize(static_cast<size_t>(map_->expert_count(next)));
+  std::iota(hint_ids_.begin(), hint_ids_.end(), 0);
+  store_.prefetch(next, hint_ids_, hint_ids_.size());
 }
 
 void Forward::record(bool on) {

@@ -54,7 +54,7 @@ class Forward {
   void group_routes(int64_t layer);
   store::Lease acquire(int64_t layer, std::span<const int32_t> ids, store::Access access, std::span<const float> logits);
   void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
-  void hint_next_layer(int64_t layer);
+  void hint_layer(int64_t layer);
   void hint_whole_layer(int64_t layer);
   uint64_t reads_started() const;
 
@@ -71,7 +71,7 @@ class Forward {
   backend::Routes routes_, guess_;
   Grouping grouping_;
   std::vector<int32_t> counts_;
-  std::vector<int32_t> all_experts_;
+  std::vector<int32_t> hint_ids_;
   std::vector<size_t> ready_;
   std::vector<backend::ExpertWork> work_;
   std::optional<store::Lease> deferred_;  // experts that the backend may still be reading

@@ -99,6 +99,7 @@ void ExpertStore::Impl::pin_present(uint32_t slot, Access access) {
     if (found.state == SlotState::reading) queue.promote(found.batch);
     end_hint(slot);
   }
+  if (std::exchange(found.in_vain, false)) ++stats.prefetch_late;
   if (found.state == SlotState::ready) {
     ++stats.hits;
     if (found.pins == 0) --evictable;
@@ -116,6 +117,7 @@ uint32_t ExpertStore::Impl::pin_absent(ExpertKey key, Access access, uint64_t no
   Slot& taken = slots[slot];
   taken.key = key;
   taken.state = SlotState::reading;
+  taken.in_vain = false;
   taken.pins = 1;
   taken.started_ns = now;
   taken.last_use = access == Access::decode ? ++uses : 0;
@@ -210,7 +212,19 @@ void ExpertStore::Impl::answer_hints(int64_t layer) {
       drop_hint(slot);
     } else {
       end_hint(slot);
+      slots[slot].in_vain = true;
     }
+  }
+}
+
+// Hints for `layer` that the ids of the last check_ids do not name again. Queued ones all go: who is named is queued anew.
+void ExpertStore::Impl::correct_hints(int64_t layer) {
+  std::erase_if(pending_hints, [layer](ExpertKey key) { return key_layer(key) == layer; });
+  for (size_t i = hint_slots.size(); i > 0; --i) {
+    const uint32_t slot = hint_slots[i - 1];
+    const Slot& hinted = slots[slot];
+    if (key_layer(hinted.key) != layer || seen[key_expert(hinted.key)] == seen_round) continue;
+    if (hinted.state == SlotState::reading && queue.cancel(hinted.batch)) drop_hint(slot);
   }
 }
 
@@ -228,6 +242,7 @@ void ExpertStore::Impl::start_hints() {
     taken.key = key;
     taken.state = SlotState::reading;
     taken.hint = true;
+    taken.in_vain = false;
     taken.last_use = 0;
     taken.started_ns = now_ns();
     table.set(key, slot);
@@ -360,6 +375,7 @@ void ExpertStore::prefetch(int64_t layer, std::span<const int32_t> ids, size_t l
   const std::lock_guard lock(impl.mutex);
   impl.check_ids(layer, ids);
   impl.hint_limit = limit;
+  impl.correct_hints(layer);
   for (const int32_t id : ids) {
     const ExpertKey key = expert_key(layer, id);
     if (impl.pending_hints.size() >= pending_hints_max) break;

@@ -32,7 +32,8 @@ struct StoreStats {
   uint64_t joined = 0;     // experts whose read was already in flight
   uint64_t misses = 0;     // experts that had to be read
   uint64_t prefetched = 0;       // reads started by hints
-  uint64_t prefetch_used = 0;    // hints that an acquire then wanted
+  uint64_t prefetch_used = 0;    // hints that the acquire of their layer then wanted
+  uint64_t prefetch_late = 0;    // those that it did not want, but a later one, while they were still there
   uint64_t read_bytes = 0;
   uint64_t read_ns = 0;          // sum over reads, submit to landing
   uint64_t wait_ns = 0;          // time that callers stood in Lease::take_ready
@@ -80,8 +81,9 @@ class ExpertStore {
   // `logits` [rows, experts of the layer]: what the router said, for policies that look at it; may be empty.
   Lease acquire(int64_t layer, std::span<const int32_t> ids, Access access, std::span<const float> logits = {});
 
-  // Hints: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight; the others
-  // start as those land. Never waits. Dropped where no slot is free or long unused.
+  // Hints, likeliest first: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight;
+  // the others start as those land. Takes the place of earlier hints for the layer: of those that are not named again, reads that
+  // have not started are dropped. Never waits. Dropped where no slot is free or long unused.
   void prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit);
 
   // Changes the number of slots in use, live. Shrinking evicts unpinned slots, waits for pinned ones, and gives

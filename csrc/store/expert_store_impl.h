@@ -28,7 +28,8 @@ enum class SlotState : uint8_t {
 struct Slot {
   ExpertKey key = 0;
   SlotState state = SlotState::parked;
-  bool hint = false;  // read for a hint that no acquire has answered yet
+  bool hint = false;     // read for a hint that no acquire has answered yet
+  bool in_vain = false;  // read for a hint whose acquire did not want it, and not used since
   uint32_t pins = 0;
   uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
   uint64_t started_ns = 0;  // of its read
@@ -55,6 +56,7 @@ struct ExpertStore::Impl {
   void forget(uint32_t slot);
   void free_slot(uint32_t slot);
   void answer_hints(int64_t layer);
+  void correct_hints(int64_t layer);
   void end_hint(uint32_t slot);
   void drop_hint(uint32_t slot);
   void start_hints();
@@ -90,7 +92,7 @@ struct ExpertStore::Impl {
   size_t hints_in_flight = 0;
   size_t hint_limit = 0;
   uint64_t uses = 0;  // the clock of last_use
-  std::vector<uint64_t> seen;  // by expert: the last check_ids that saw it
+  std::vector<uint64_t> seen;  // by expert: the last check_ids that saw it, `seen_round` of the ids of the last one
   uint64_t seen_round = 0;
   KeyTable table;
   std::vector<Slot> slots;

@@ -335,6 +335,9 @@ class Stats:
     def prefetch_used(self) -> int: ...
 
     @property
+    def prefetch_late(self) -> int: ...
+
+    @property
     def failed_reads(self) -> int: ...
 
     @property

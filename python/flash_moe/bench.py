@@ -375,8 +375,8 @@ class Bench:
         seconds = time.perf_counter() - started
         stats, drive_after = engine.stats(), _drive_bytes()
         tokens = stats.decode_tokens if kind[0] == "decode" else stats.prefill_tokens
-        # A guess that was wrong is read, and not missed.
-        wrong = stats.prefetched - stats.prefetch_used
+        # A guess that nobody came for is read, and not missed.
+        wrong = stats.prefetched - stats.prefetch_used - stats.prefetch_late
         missed = max(0, stats.read_bytes - wrong * engine.info.expert_bytes)
         if stats.cache_mode != "slots" and drive_before is not None and drive_after is not None:
             missed = drive_after - drive_before  # the rest came from the page cache

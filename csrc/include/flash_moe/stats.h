@@ -29,7 +29,8 @@ struct Stats {
   uint64_t read_ns = 0;
   uint64_t wait_ns = 0;
   uint64_t prefetched = 0;
-  uint64_t prefetch_used = 0;
+  uint64_t prefetch_used = 0;  // by the step that they were read for
+  uint64_t prefetch_late = 0;  // by a later one
   uint64_t failed_reads = 0;
   int64_t slots = 0;
   std::string cache_mode;  // "slots", "both" or "os"

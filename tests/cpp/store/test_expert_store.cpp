@@ -351,6 +351,26 @@ TEST(prefetched_experts_are_joined_or_hit_and_counted) {
   CHECK(f.store.stats().prefetched == 4);  // what is there is not read again
 }
 
+TEST(a_later_guess_corrects_an_earlier_one) {
+  const auto gate = std::make_shared<Gate>();
+  Fixture f(40, gate, "lru", 64, 1);
+  gate->set(false);
+  f.store.prefetch(3, Ids{20}, 3);
+  f.store.prefetch(2, Ids{1, 2, 3, 4}, 4);
+  f.store.prefetch(2, Ids{1, 3, 5}, 4);  // 2 was queued and 4 waited for its turn: both are dropped
+  CHECK(f.store.stats().prefetched == 5);
+  gate->set(true);
+  CHECK(f.acquire_right(2, Ids{1, 2, 3, 4, 5}));
+  auto stats = f.store.stats();
+  CHECK(stats.prefetch_used == 3 && stats.misses == 2 && stats.prefetch_late == 0);
+  // Of another layer, and wanted by its second acquire only.
+  CHECK(f.acquire_right(3, Ids{21}));
+  CHECK(f.acquire_right(3, Ids{20}));
+  CHECK(f.acquire_right(3, Ids{20}));
+  stats = f.store.stats();
+  CHECK(stats.prefetch_used == 3 && stats.prefetch_late == 1 && stats.misses == 3);
+}
+
 TEST(pending_hints_start_as_others_land) {
   Fixture f(40);
   f.store.prefetch(1, range(0, 8), 1);
