@@ -1,5 +1,6 @@
 // How fast the products of each kernel table are, beside the memory's bound in the same run.
 //   kernel_speed [seconds per figure, default 0.3] [part of a table's name] [threads, default all] [inputs, default 2048]
+//   kernel_speed passes COUNT TABLE INPUTS FORMAT   only so many products of one row, for kernel_instructions.sh; prints bytes of one
 // One row reads a matrix larger than the caches, and one that fits into the second-level caches of two cores: what the
 // arithmetic alone would do (GB/s: bytes of codes, scales and biases); several rows multiply the latter (GMAC/s). Each
 // figure is the best of its passes: on a shared machine the rest is the neighbours'.
@@ -131,9 +132,36 @@ void measure(const kernels::Kernels& table, int threads, double seconds, int64_t
   }
 }
 
+// The products that a tool is to count. Returns the exit status.
+int run_passes(int64_t count, const char* table_name, int64_t cols, const char* format_name) {
+  for (auto table = kernels::available_kernels(kernels::Precision::fast); *table; ++table) {
+    for (const Format& format : kFormats) {
+      if (std::strcmp((*table)->name, table_name) != 0 || std::strcmp(format.name, format_name) != 0) continue;
+      const StoredBytes stored(format, kSeveralRowsOutputs, cols);
+      const Rows x(**table, 1, cols);
+      std::vector<float> y(static_cast<size_t>(stored.matrix.rows));
+      kernels::MatmulArgs args;
+      args.matrix = stored.matrix;
+      args.x = x.memory.data();
+      args.x_stride = x.stride;
+      args.row_count = 1;
+      args.y = y.data();
+      args.y_stride = stored.matrix.rows;
+      args.out_end = stored.matrix.rows;
+      for (int64_t i = 0; i < count; ++i) (*table)->matmul(args);
+      std::printf("%lld\n", static_cast<long long>(stored.matrix.total_bytes()));
+      return 0;
+    }
+  }
+  std::fprintf(stderr, "no table %s or no format %s here\n", table_name, format_name);
+  return 2;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 6 && std::strcmp(argv[1], "passes") == 0)
+    return run_passes(std::atoll(argv[2]), argv[3], std::atoll(argv[4]), argv[5]);
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0.3;
   const char* part = argc > 2 ? argv[2] : "";
   const int threads = argc > 3 ? std::atoi(argv[3]) : usable_core_count();

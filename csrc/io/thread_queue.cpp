@@ -98,7 +98,7 @@ class ThreadQueue final : public ReadQueue {
 }  // namespace
 
 std::unique_ptr<ReadQueue> make_thread_queue(QueueTuning tuning) {
-  if (tuning.depth == 0) tuning.depth = 8;
+  if (tuning.depth == 0) tuning.depth = 12;
   if (tuning.piece_bytes == 0) tuning.piece_bytes = default_piece_bytes;
   return std::make_unique<ThreadQueue>(tuning);
 }

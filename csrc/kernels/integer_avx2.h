@@ -230,5 +230,14 @@ inline void exact_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
   for (int r = 0; r < rows; ++r) out[r] = {halves[0][r], halves[1][r]};
 }
 
+// The eight units of two rows that have no more.
+template <typename Codec, int kind>
+inline Lanes sums_of_two(const uint8_t* a, const uint8_t* b, const FastRow& x, int64_t cols) {
+  Lanes out;
+  eight_sums<Codec, kind, 1>(a, &x, 0, cols, &out.low);
+  eight_sums<Codec, kind, 1>(b, &x, 0, cols, &out.high);
+  return out;
+}
+
 }  // namespace
 }  // namespace flash_moe::kernels

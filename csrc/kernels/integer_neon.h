@@ -198,5 +198,14 @@ inline void exact_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
   }
 }
 
+// The eight units of two rows that have no more.
+template <typename Codec, int kind>
+inline Lanes sums_of_two(const uint8_t* a, const uint8_t* b, const FastRow& x, int64_t cols) {
+  Lanes out;
+#pragma GCC unroll 1  // as above
+  for (int j = 0; j < 4; ++j) four_sums<Codec, kind, 1>(j < 2 ? a : b, &x, j % 2 * 4, cols, &out.v[j]);
+  return out;
+}
+
 }  // namespace
 }  // namespace flash_moe::kernels

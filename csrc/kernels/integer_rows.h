@@ -3,6 +3,7 @@
 // reference.cpp. The ISA's integer header gives
 //   encode_block      fills a row's pairs, natural and unit scales for 64 inputs
 //   exact_sums        the sums of sixteen units for up to kRowsAtOnce rows, as floats; asks for codes ahead
+//   sums_of_two       the same of two stored rows of eight units, side by side, for one row
 //   twice_each        lanes 0 0 1 1 .. 7 7
 
 #include "kernels/fast_row.h"
@@ -69,8 +70,11 @@ struct MatrixScales {
   // Of units `first` .. `first` + 15 of a row, 0 beyond the last; `first` is a multiple of 16.
   ScaleLanes read(int64_t row, int64_t first) const {
     const int64_t left = units.count - first;
-    const int64_t n = left < 16 ? left : 16;
-    const int64_t at = row * row_groups + (first >> units.group_shift);
+    return read_units(row * row_groups + (first >> units.group_shift), left < 16 ? left : 16);
+  }
+
+  // Of `n` units from the first of group `at` on, counted over all rows; 0 beyond.
+  ScaleLanes read_units(int64_t at, int64_t n) const {
     if (format == MatrixFormat::affine) {
       const int64_t groups = n >> units.group_shift;
       const int64_t offset = at * scale_bytes(dtype);
@@ -106,6 +110,23 @@ inline void integer_product(const MatmulArgs& args, const MatrixScales& scales, 
   for (int r = 0; r < rows; ++r) y[r * args.y_stride] = reduce(sums[r]);
 }
 
+// Outputs out .. out + 3 of one row by stored rows of eight units: two of those are sixteen neighbouring units.
+template <typename Codec, int kind>
+inline void four_short_products(const Matrix& m, const MatrixScales& scales, const FastRow& x, int64_t out, float* y) {
+  const Lanes x_scales = low_twice(load(x.scales));
+  const Lanes x_sums = low_twice(load(x.sums));
+  Lanes pairs[2];
+#pragma GCC unroll 1  // for the compiler's time
+  for (int i = 0; i < 2; ++i) {
+    const int64_t row = out + 2 * i;
+    const ScaleLanes w = scales.read_units(row * scales.row_groups, 16);
+    const Lanes exact = sums_of_two<Codec, kind>(row_data(m, row), row_data(m, row + 1), x, m.cols);
+    const Lanes sums = fma(w.bias, x_sums, fma(exact, mul(w.scale, x_scales), zero()));
+    pairs[i] = add(sums, zero());  // the lanes that a row of its own leaves empty are 0, which makes -0 to 0
+  }
+  reduce4_of_eight(pairs[0], pairs[1], y);
+}
+
 template <typename Codec, int kind>
 void integer_products(const MatmulArgs& args) {
   const MatrixScales scales(args.matrix);
@@ -117,7 +138,12 @@ void integer_products(const MatmulArgs& args) {
       const int64_t from = args.x_rows ? args.x_rows[first + r] : first + r;
       x[r] = fast_row(args.x + static_cast<size_t>(from) * args.x_stride, layout, kind);
     }
-    for (int64_t out = args.out_begin; out < args.out_end; ++out) {
+    int64_t out = args.out_begin;
+    for (; count == 1 && scales.units.count == 8 && out + 4 <= args.out_end; out += 4) {
+      fetch_scales_ahead(args.matrix, out);
+      four_short_products<Codec, kind>(args.matrix, scales, x[0], out, args.y + first * args.y_stride + out);
+    }
+    for (; out < args.out_end; ++out) {
       if (out % 4 == 0) fetch_scales_ahead(args.matrix, out);
       float* y = args.y + first * args.y_stride + out;
       if (count == kRowsAtOnce) {

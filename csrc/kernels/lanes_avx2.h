@@ -65,15 +65,21 @@ inline float reduce(Lanes x) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-inline void reduce4(const Lanes* x, float* out) {
+inline Lanes low_twice(Lanes x) { return {x.low, x.low}; }
+
+// The rest of reduce() where a's, b's, c's and d's lanes j and j + 8 are added already: out[0] to out[3].
+inline void reduce4_of_eight(Lanes a_b, Lanes c_d, float* out) {
+  const __m256 eight[4] = {a_b.low, a_b.high, c_d.low, c_d.high};
   __m128 four[4];
-  for (int j = 0; j < 4; ++j) {
-    const __m256 eight = _mm256_add_ps(x[j].low, x[j].high);
-    four[j] = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  }
+  for (int j = 0; j < 4; ++j) four[j] = _mm_add_ps(_mm256_castps256_ps128(eight[j]), _mm256_extractf128_ps(eight[j], 1));
   const __m128 ab = _mm_add_ps(_mm_movelh_ps(four[0], four[1]), _mm_movehl_ps(four[1], four[0]));
   const __m128 cd = _mm_add_ps(_mm_movelh_ps(four[2], four[3]), _mm_movehl_ps(four[3], four[2]));
   _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
+}
+
+inline void reduce4(const Lanes* x, float* out) {
+  const auto eight = [x](int j) { return _mm256_add_ps(x[j].low, x[j].high); };
+  reduce4_of_eight({eight(0), eight(1)}, {eight(2), eight(3)}, out);
 }
 
 inline float reduce_larger(Lanes x) {

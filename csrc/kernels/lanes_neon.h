@@ -84,14 +84,23 @@ inline float reduce(Lanes x) {
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(vpadd_f32(two, two), 0);
 }
-inline void reduce4(const Lanes* x, float* out) {
+// out[j] = what is left of reduce() from four[j] on.
+inline void reduce4_of_four(const float32x4_t* four, float* out) {
   float32x2_t two[4];
-  for (int j = 0; j < 4; ++j) {
-    const float32x4_t four = reduce_to_four(x[j]);
-    two[j] = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-  }
+  for (int j = 0; j < 4; ++j) two[j] = vadd_f32(vget_low_f32(four[j]), vget_high_f32(four[j]));
   vst1q_f32(out, vpaddq_f32(vcombine_f32(two[0], two[1]), vcombine_f32(two[2], two[3])));
 }
+inline void reduce4(const Lanes* x, float* out) {
+  const float32x4_t four[4] = {reduce_to_four(x[0]), reduce_to_four(x[1]), reduce_to_four(x[2]), reduce_to_four(x[3])};
+  reduce4_of_four(four, out);
+}
+// The rest of reduce() where a's, b's, c's and d's lanes j and j + 8 are added already: out[0] to out[3].
+inline void reduce4_of_eight(Lanes ab, Lanes cd, float* out) {
+  const float32x4_t four[4] = {vaddq_f32(ab.v[0], ab.v[1]), vaddq_f32(ab.v[2], ab.v[3]), vaddq_f32(cd.v[0], cd.v[1]),
+                               vaddq_f32(cd.v[2], cd.v[3])};
+  reduce4_of_four(four, out);
+}
+inline Lanes low_twice(Lanes x) { return {{x.v[0], x.v[1], x.v[0], x.v[1]}}; }
 inline float reduce_larger(Lanes x) {
   float values[16];
   store(values, x);

@@ -364,6 +364,8 @@ TEST(a_later_guess_corrects_an_earlier_one) {
   auto stats = f.store.stats();
   CHECK(stats.prefetch_used == 3 && stats.misses == 2 && stats.prefetch_late == 0);
   // Of another layer, and wanted by its second acquire only.
+  const uint64_t all_bytes = 5 * f.experts->expert_bytes(2) + f.experts->expert_bytes(3);
+  while (f.store.stats().read_bytes < all_bytes) std::this_thread::yield();
   CHECK(f.acquire_right(3, Ids{21}));
   CHECK(f.acquire_right(3, Ids{20}));
   CHECK(f.acquire_right(3, Ids{20}));
