@@ -131,18 +131,18 @@ struct AffineStream {
   }
 };
 
-// Sums of block `block` of 64 inputs (`inputs` of them in the matrix), spread over eight words: words lie in the
-// order of the units.
+// Sums of block begin + j of 64 inputs (`inputs` of them in the matrix), spread over eight words: words lie in the
+// order of the units. `begin` is even.
 template <typename Codec, int rows>
-inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t block, int64_t inputs, __m256i* out) {
-  const uint8_t* p = codes + 32 * block;
+inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t begin, int64_t j, int64_t inputs, __m256i* out) {
+  const uint8_t* p = codes + 32 * begin + 32 * j;
   const __m256i raw = inputs >= 64 ? load_bytes(p)
                                    : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i mask = _mm256_set1_epi8(15);
   const __m256i even = Codec::adjust(_mm256_and_si256(raw, mask));
   const __m256i odd = Codec::adjust(_mm256_and_si256(_mm256_srli_epi16(raw, 4), mask));
   for (int r = 0; r < rows; ++r) {
-    const int8_t* q = x[r].pairs + kPairChunkBytes * (block / 2) + 32 * (block % 2);
+    const int8_t* q = x[r].pairs + kPairChunkBytes / 2 * begin + (kPairChunkBytes * (j / 2) + 32 * (j % 2));
 #if defined(__AVXVNNI__)
     __m256i sum = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), even, load_bytes(q));
     sum = _mm256_slli_epi32(_mm256_dpbusd_avx_epi32(sum, odd, load_bytes(q + 64)), 8);
@@ -204,7 +204,7 @@ inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
     if (inputs <= 0) {
       for (__m256i& sum : sums) sum = _mm256_setzero_si256();
     } else if constexpr (Codec::kPairs) {
-      pair_sums<Codec, rows>(codes, x, begin + j, inputs, sums);
+      pair_sums<Codec, rows>(codes, x, begin, j, inputs, sums);
     } else {
       stream_sums<Codec, kind, rows>(codes, x, begin + j, sums);
     }

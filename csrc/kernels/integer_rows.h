@@ -6,6 +6,8 @@
 //   sums_of_two       the same of two stored rows of eight units, side by side, for one row
 //   twice_each        lanes 0 0 1 1 .. 7 7
 
+#include <cstring>
+
 #include "kernels/fast_row.h"
 #include "kernels/stored_formats.h"
 #include "kernels/tables.h"
@@ -67,13 +69,13 @@ struct MatrixScales {
     return n == 16 ? load_bf16(p) : load_bf16_part(p, n);
   }
 
-  // Of units `first` .. `first` + 15 of a row, 0 beyond the last; `first` is a multiple of 16.
+  // Of units `first` .. `first` + 15 of a row, finite beyond the last; `first` is a multiple of 16.
   ScaleLanes read(int64_t row, int64_t first) const {
     const int64_t left = units.count - first;
     return read_units(row * row_groups + (first >> units.group_shift), left < 16 ? left : 16);
   }
 
-  // Of `n` units from the first of group `at` on, counted over all rows; 0 beyond.
+  // Of `n` units from the first of group `at` on, counted over all rows.
   ScaleLanes read_units(int64_t at, int64_t n) const {
     if (format == MatrixFormat::affine) {
       const int64_t groups = n >> units.group_shift;
@@ -82,12 +84,15 @@ struct MatrixScales {
       const Lanes bias = load_scales(biases + offset, groups, dtype);
       return units.group_shift == 0 ? ScaleLanes{scale, bias} : ScaleLanes{twice_each(scale), twice_each(bias)};
     }
-    float values[16] = {};
-    for (int64_t j = 0; j < n; ++j) {
-      values[j] = format == MatrixFormat::mxfp4 ? e8m0_value(scales[at + j]) : e4m3_value(scales[at + j]);
+    uint8_t part[16] = {};  // beyond the last unit inputs are 0
+    if (n < 16) std::memcpy(part, scales + at, static_cast<size_t>(n));
+    const uint8_t* const codes = n < 16 ? part : scales + at;
+    if (format == MatrixFormat::mxfp4) {
+      const Lanes scale = e8m0_lanes(codes);
+      return {mul(scale, broadcast(0.5f)), mul(scale, broadcast(-6.0f))};
     }
-    const Lanes scale = load(values);
-    return {mul(scale, broadcast(0.5f)), mul(scale, broadcast(-6.0f))};
+    const Lanes scale = e4m3_over_256(codes);
+    return {mul(scale, broadcast(128.0f)), mul(scale, broadcast(-1536.0f))};
   }
 };
 

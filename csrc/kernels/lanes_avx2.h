@@ -135,6 +135,17 @@ inline void store_bf16_part(uint16_t* p, Lanes x, int64_t n) {
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(uint16_t));
 }
 
+// 16 powers of two by their exponents' codes; 255 is NaN.
+inline Lanes e8m0_lanes(const uint8_t* p) {
+  const auto eight = [](const uint8_t* codes) {
+    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+    const __m256i least = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_setzero_si256()), _mm256_set1_epi32(0x00400000));
+    const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), _mm256_set1_epi32(0x7fc00000));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_or_si256(_mm256_slli_epi32(code, 23), least), nan));
+  };
+  return {eight(p), eight(p + 8)};
+}
+
 inline Lanes e4m3_over_256(const uint8_t* p) {
   const __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i magnitude = _mm256_and_si256(w, _mm256_set1_epi16(0x7f));

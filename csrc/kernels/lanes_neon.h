@@ -155,6 +155,19 @@ inline void store_bf16_part(uint16_t* p, Lanes x, int64_t n) {
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(uint16_t));
 }
 
+// 16 powers of two by their exponents' codes; 255 is NaN.
+inline Lanes e8m0_lanes(const uint8_t* p) {
+  return each([p](int j) {
+    uint32_t word;
+    std::memcpy(&word, p + 4 * j, sizeof word);
+    const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(word)));
+    const uint32x4_t code = vmovl_u16(vget_low_u16(wide));
+    const uint32x4_t least = vandq_u32(vceqq_u32(code, vdupq_n_u32(0)), vdupq_n_u32(0x00400000));
+    const uint32x4_t nan = vandq_u32(vceqq_u32(code, vdupq_n_u32(255)), vdupq_n_u32(0x7fc00000));
+    return vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(vshlq_n_u32(code, 23), least), nan));
+  });
+}
+
 inline Lanes e4m3_over_256(const uint8_t* p) {
   const uint8x16_t raw = vld1q_u8(p);
   float32x4_t out[4];
