@@ -87,7 +87,7 @@ class Backend {
   // before anything is loaded.
   virtual void set_shape(const ModelShape& shape, int64_t experts_per_token) = 0;
   // The model's resident weights: views into memory from `allocate`, which outlive the backend's use. Called once,
-  // before the first step.
+  // before the first step; what a layer's views show is there before the first call for that layer, not before.
   virtual void set_weights(const ModelWeights& weights) = 0;
   virtual std::unique_ptr<Sequence> new_sequence() = 0;
   // Bytes one sequence will hold at `position` tokens, and bytes of activations a step of `row_count` rows needs.
