@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # How many instructions the products of one row take, counted by valgrind: a figure without noise.
 #
 # Usage: benchmarks/kernel_instructions.sh KERNEL_SPEED [table, default avx2] [inputs, default 2048]

@@ -81,10 +81,8 @@ struct Rows {
   }
 };
 
-// Seconds of the fastest pass.
-double best_pass(ThreadPool& pool, const kernels::Kernels& table, const Matrix& matrix, const Rows& x, int64_t row_count,
-                 double seconds) {
-  std::vector<float> y(static_cast<size_t>(row_count * matrix.rows));
+kernels::MatmulArgs product_args(const Matrix& matrix, const Rows& x, int64_t row_count, std::vector<float>& y) {
+  y.resize(static_cast<size_t>(row_count * matrix.rows));
   kernels::MatmulArgs args;
   args.matrix = matrix;
   args.x = x.memory.data();
@@ -92,6 +90,15 @@ double best_pass(ThreadPool& pool, const kernels::Kernels& table, const Matrix& 
   args.row_count = row_count;
   args.y = y.data();
   args.y_stride = matrix.rows;
+  args.out_end = matrix.rows;
+  return args;
+}
+
+// Seconds of the fastest pass.
+double best_pass(ThreadPool& pool, const kernels::Kernels& table, const Matrix& matrix, const Rows& x, int64_t row_count,
+                 double seconds) {
+  std::vector<float> y;
+  const kernels::MatmulArgs args = product_args(matrix, x, row_count, y);
   using Clock = std::chrono::steady_clock;
   const Clock::time_point first = Clock::now();
   double best = 1e9;
@@ -139,15 +146,8 @@ int run_passes(int64_t count, const char* table_name, int64_t cols, const char* 
       if (std::strcmp((*table)->name, table_name) != 0 || std::strcmp(format.name, format_name) != 0) continue;
       const StoredBytes stored(format, kSeveralRowsOutputs, cols);
       const Rows x(**table, 1, cols);
-      std::vector<float> y(static_cast<size_t>(stored.matrix.rows));
-      kernels::MatmulArgs args;
-      args.matrix = stored.matrix;
-      args.x = x.memory.data();
-      args.x_stride = x.stride;
-      args.row_count = 1;
-      args.y = y.data();
-      args.y_stride = stored.matrix.rows;
-      args.out_end = stored.matrix.rows;
+      std::vector<float> y;
+      const kernels::MatmulArgs args = product_args(stored.matrix, x, 1, y);
       for (int64_t i = 0; i < count; ++i) (*table)->matmul(args);
       std::printf("%lld\n", static_cast<long long>(stored.matrix.total_bytes()));
       return 0;

@@ -36,6 +36,7 @@ class Planner {
            [](ModelWeights& w) -> Matrix& { return w.embedding; });
     stage_ = shape.layer_count() + 1;
     plan_head();
+    stage_ = 0;
     vector(names_.prefix + "norm.weight", {shape.hidden}, norm_change(),
            [](ModelWeights& w) -> const float*& { return w.final_norm; });
     plan_.experts.resize(shape.layers.size());

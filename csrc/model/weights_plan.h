@@ -22,8 +22,8 @@ struct RowRun {
   int64_t count = 0;
 };
 
-// A stage is what a step needs before it can go on: 0 the embedding, i + 1 layer i, and the last one the final norm and
-// the head.
+// A stage is what a step needs before it can go on: 0 the embedding (and the final norm, which is small and tells models
+// apart), i + 1 layer i, and the last one the head.
 
 // A matrix that is copied as the file has it, rows possibly in another order.
 struct MatrixJob {

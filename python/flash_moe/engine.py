@@ -156,7 +156,7 @@ class Engine:
                 with it have been faster than steps without.
             load: when this returns: "whole" once all dense weights are read, "background" while
                 they are being read, so that a read that fails is an error of the first call that
-                needs it; "auto" is background from 256 MB of them on.
+                needs it; "auto" is background from 256 MiB of them on.
             fail_read: for tests, the read that fails.
             progress: called with bytes loaded and in all; True cancels. With it, "auto" of `load`
                 is "whole".

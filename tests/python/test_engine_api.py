@@ -373,3 +373,16 @@ def test_sampled_tokens_are_decoded_and_prompts_are_not(checkpoint):
         stats = engine.stats()
     # The last token of an answer is decoded when the next one comes.
     assert (stats.prefill_tokens, stats.decode_tokens) == (6, 5)
+
+
+def test_a_session_is_loaded_beside_weights_that_are_being_read(checkpoint, tmp_path):
+    folder, path = checkpoint("hf_bf16"), tmp_path / "session"
+    with flash_moe.Engine(folder, load="whole") as engine, engine.session() as session:
+        session.feed([5, 6, 7])
+        session.save(path)
+        want = session.generate(None, max_tokens=4, temperature=0).token_ids
+    with (
+        flash_moe.Engine(folder, load="background") as engine,
+        engine.load_session(path) as session,
+    ):
+        assert session.generate(None, max_tokens=4, temperature=0).token_ids == want

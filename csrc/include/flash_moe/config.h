@@ -28,7 +28,7 @@ struct EngineOptions {
   std::string prefetch = "auto";     // auto | on | off: read ahead by the next layer's router; auto tries what is faster
 
   // When `open` returns: "whole" once all dense weights are read, "background" while they are being read; "auto" is background
-  // from 256 MB of them on.
+  // from 256 MiB of them on. With fail_read it is whole: the read that fails is to be an expert's.
   std::string load = "auto";
 
   // Faults for tests: the Nth read of the process's life through this engine fails with EIO. 0: none.
