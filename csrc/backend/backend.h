@@ -102,7 +102,8 @@ class Backend {
   virtual void mixer(int64_t layer) = 0;
   // x = post_norm(h); routes = top-k of the router on x. The host has the ids when this returns.
   virtual void route(int64_t layer, Routes& routes) = 0;
-  // The router of `layer` on the post-attention state of the layer now at hand: a guess for prefetch, no promise.
+  // The router of `layer` on the post-attention state of the layer now at hand: a guess for prefetch, no promise. Of a long
+  // step a backend may look at the first rows only; routes.row_count tells.
   virtual void guess_routes(int64_t layer, Routes& routes) = 0;
   // Computes the shared expert of x (kept for `combine`).
   virtual void shared_expert(int64_t layer) = 0;

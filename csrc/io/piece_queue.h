@@ -13,8 +13,9 @@
 
 namespace flash_moe::io {
 
-// Eight of them on their way fill a drive that wants 2 MB at a time; larger ones make an urgent read wait for hints in flight.
-inline constexpr uint64_t default_piece_bytes = uint64_t{256} << 10;
+// A few of them on their way fill a drive that wants 2 MB at a time; larger ones make an urgent read wait for hints in flight, and
+// smaller ones cost more processor time.
+inline constexpr uint64_t default_piece_bytes = uint64_t{512} << 10;
 
 struct PendingBatch {
   ReadQueue::Batch id = 0;

@@ -1,7 +1,6 @@
 #include "model/forward.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -17,9 +16,9 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
                   const std::function<void()>& check) {
   // An error in an earlier step may have left its lease here; its reads are over or fail harmlessly.
   deferred_.reset();
-  const bool may_hint = !step.is_prefill && std::ssize(step.tokens) <= options_.prefetch_rows_max;
-  hints_ = may_hint && prefetch_.on();
-  const uint64_t reads_before = may_hint ? reads_started() : 0;
+  const bool on_trial = !step.is_prefill && std::ssize(step.tokens) <= options_.prefetch_rows_max;
+  hints_ = on_trial ? prefetch_.on() : step.is_prefill && options_.prefetch != Prefetch::off;
+  const uint64_t reads_before = on_trial ? reads_started() : 0;
   const uint64_t begin_ns = PhaseClock::now_ns();
   wait_for_weights(0, check);
   {
@@ -51,7 +50,7 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   backend_.wait_experts();
   deferred_.reset();
   backend_.end();
-  if (may_hint) prefetch_.step_done(PhaseClock::now_ns() - begin_ns, reads_started() != reads_before);
+  if (on_trial) prefetch_.step_done(PhaseClock::now_ns() - begin_ns, reads_started() != reads_before);
 }
 
 // A load that is over costs a look.
@@ -86,11 +85,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (hints_) {
-    hint_layer(layer + 1);
-  } else if (is_prefill && options_.prefetch != Prefetch::off && window == ids.size()) {
-    hint_whole_layer(layer);
-  }
+  if (hints_ && window == ids.size()) hint_layer(layer + 1);
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;
@@ -113,8 +108,9 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::combine, layer);
     backend_.combine(layer, routes_);
   }
-  // Once more with the experts' results: names more of them, though with less time left.
-  if (hints_) hint_layer(layer + 1);
+  // Once more with the experts' results: names more of them, though with less time left. The rows of a prompt correct one
+  // another already.
+  if (hints_ && !is_prefill) hint_layer(layer + 1);
   // A backend that only enqueues reads these slots later. They stay pinned until the next layer's router has
   // answered, unless the next layer could then not get slots of its own.
   if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();
@@ -183,30 +179,24 @@ void Forward::group_routes(int64_t layer) {
   record_.logits.insert(record_.logits.end(), routes_.logits.begin(), routes_.logits.end());
 }
 
+// Likeliest first: what most rows name, and of those what a row ranks highest.
 void Forward::hint_layer(int64_t layer) {
   if (layer >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(layer)].is_moe) return;
-  if (!load_.ready(layer + 1)) return;
+  if (!load_.ready(layer + 1) || store_.holds_layer(layer)) return;
   PhaseClock::Scope scope(clock_, Phase::router, layer);
   backend_.guess_routes(layer, guess_);
   hint_ids_.clear();
+  hint_counts_.assign(static_cast<size_t>(map_->expert_count(layer)), 0);
   for (int64_t rank = 0; rank < guess_.per_row; ++rank) {
     for (int64_t row = 0; row < guess_.row_count; ++row) {
       const int32_t id = guess_.ids[static_cast<size_t>(row * guess_.per_row + rank)];
-      if (std::find(hint_ids_.begin(), hint_ids_.end(), id) == hint_ids_.end()) hint_ids_.push_back(id);
+      if (hint_counts_[static_cast<size_t>(id)]++ == 0) hint_ids_.push_back(id);
     }
   }
+  std::stable_sort(hint_ids_.begin(), hint_ids_.end(), [this](int32_t a, int32_t b) {
+    return hint_counts_[static_cast<size_t>(a)] > hint_counts_[static_cast<size_t>(b)];
+  });
   store_.prefetch(layer, hint_ids_, hint_ids_.size());
-}
-
-// A chunk that wants nearly all of a layer's experts wants those of the next, too: their reads fill what time the drive has
-// left beside this layer's arithmetic and the next mixer. From three quarters on it lost: a read that nobody wants costs a slot's pages.
-void Forward::hint_whole_layer(int64_t layer) {
-  const int64_t next = layer + 1;
-  if (next >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(next)].is_moe) return;
-  if (16 * std::ssize(grouping_.ids) < 15 * map_->expert_count(layer)) return;
-  hint_ids_.resize(static_cast<size_t>(map_->expert_count(next)));
-  std::iota(hint_ids_.begin(), hint_ids_.end(), 0);
-  store_.prefetch(next, hint_ids_, hint_ids_.size());
 }
 
 void Forward::record(bool on) {

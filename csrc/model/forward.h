@@ -22,7 +22,7 @@ namespace flash_moe::model {
 
 struct ForwardOptions {
   Prefetch prefetch = Prefetch::off;  // read what the next layer's router says of this layer's state
-  int64_t prefetch_rows_max = 4;      // a wider step wants most experts anyway
+  int64_t prefetch_rows_max = 4;      // of a decode step with hints
 };
 
 // Thread-compatible: one step at a time.
@@ -55,7 +55,6 @@ class Forward {
   store::Lease acquire(int64_t layer, std::span<const int32_t> ids, store::Access access, std::span<const float> logits);
   void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
   void hint_layer(int64_t layer);
-  void hint_whole_layer(int64_t layer);
   uint64_t reads_started() const;
 
   backend::Backend& backend_;
@@ -71,7 +70,7 @@ class Forward {
   backend::Routes routes_, guess_;
   Grouping grouping_;
   std::vector<int32_t> counts_;
-  std::vector<int32_t> hint_ids_;
+  std::vector<int32_t> hint_ids_, hint_counts_;
   std::vector<size_t> ready_;
   std::vector<backend::ExpertWork> work_;
   std::optional<store::Lease> deferred_;  // experts that the backend may still be reading

@@ -384,6 +384,14 @@ void ExpertStore::prefetch(int64_t layer, std::span<const int32_t> ids, size_t l
   impl.start_hints();
 }
 
+bool ExpertStore::holds_layer(int64_t layer) const {
+  const Impl& impl = *impl_;
+  const std::lock_guard lock(impl.mutex);
+  for (int64_t id = 0; id < impl.map->expert_count(layer); ++id)
+    if (impl.table.find(expert_key(layer, static_cast<int32_t>(id))) == KeyTable::none) return false;
+  return true;
+}
+
 void ExpertStore::set_capacity(size_t capacity) {
   Impl& impl = *impl_;
   if (capacity == 0 || capacity > impl.slots.size()) {

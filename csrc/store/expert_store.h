@@ -86,6 +86,9 @@ class ExpertStore {
   // have not started are dropped. Never waits. Dropped where no slot is free or long unused.
   void prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit);
 
+  // Whether every expert of the layer is there or on its way, so that hints for it would find nothing to do.
+  bool holds_layer(int64_t layer) const;
+
   // Changes the number of slots in use, live. Shrinking evicts unpinned slots, waits for pinned ones, and gives
   // their memory back before it returns.
   void set_capacity(size_t capacity);

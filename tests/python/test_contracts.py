@@ -70,6 +70,27 @@ def test_speed_settings_change_no_bit(
     assert np.array_equal(answers(engine), expected)
 
 
+def test_a_prompt_reads_ahead(folder: Path) -> None:
+    read = {}
+    for prefetch in ("off", "auto"):
+        engine = open_core(folder, prefetch=prefetch, cache_slots=40)
+        engine.new_session().feed(TOKENS[:10])
+        read[prefetch] = engine.stats()
+    assert read["off"].prefetched == 0
+    hinted = read["auto"]
+    assert hinted.prefetched > 8  # of more than one layer
+    assert hinted.prefetch_used >= hinted.prefetched - 1  # ten rows name few in vain
+    assert hinted.prefetch_used + hinted.expert_misses == read["off"].expert_misses
+
+
+def test_a_prompt_asks_for_nothing_that_is_there(folder: Path) -> None:
+    engine = open_core(folder, cache_slots=40)
+    engine.new_session().feed(TOKENS)
+    before = engine.stats().prefetched
+    engine.new_session().feed(TOKENS)
+    assert engine.stats().prefetched == before
+
+
 def test_company_in_a_batch_changes_no_bit(folder: Path, reference: tuple[str, np.ndarray]) -> None:
     activations, expected = reference
     engine = open_core(folder, activations=activations, cache_slots=20)

@@ -38,14 +38,14 @@ void CpuBackend::route(int64_t layer, Routes& routes) {
 
 void CpuBackend::guess_routes(int64_t layer, Routes& routes) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
-  FM_CHECK(row_count_ <= kBlockRows);
+  const int64_t row_count = std::min(row_count_, kBlockRows);
   const auto stride = static_cast<int64_t>(kernels_->prepared_bytes(shape_.hidden));
-  uint8_t* prepared = prepared_mid_.ensure(row_count_ * stride);
-  normalise_and_prepare(weights.post_norm, 0, row_count_, prepared);
-  float* logits = inner_.ensure(row_count_ * shape_.experts);
-  const Product product{weights.moe.router, prepared, nullptr, row_count_, logits, shape_.experts};
+  uint8_t* prepared = prepared_mid_.ensure(row_count * stride);
+  normalise_and_prepare(weights.post_norm, 0, row_count, prepared);
+  float* logits = inner_.ensure(row_count * shape_.experts);
+  const Product product{weights.moe.router, prepared, nullptr, row_count, logits, shape_.experts};
   multiply({&product, 1});
-  select(logits, row_count_, routes);
+  select(logits, row_count, routes);
 }
 
 // out [row_count, hidden] = down(silu(gate x) * up x)

@@ -373,6 +373,21 @@ TEST(a_later_guess_corrects_an_earlier_one) {
   CHECK(stats.prefetch_used == 3 && stats.prefetch_late == 1 && stats.misses == 3);
 }
 
+TEST(a_layer_is_held_when_all_of_it_is_there_or_on_its_way) {
+  const auto gate = std::make_shared<Gate>();
+  Fixture f(40, gate);
+  const auto experts = static_cast<int32_t>(f.experts->expert_count(1));
+  CHECK(experts < 40 && !f.store.holds_layer(1));
+  CHECK(f.acquire_right(1, range(0, experts - 1)));
+  CHECK(!f.store.holds_layer(1));
+  gate->set(false);
+  Lease last = f.store.acquire(1, Ids{experts - 1}, Access::decode);
+  CHECK(f.store.holds_layer(1));
+  gate->set(true);
+  CHECK(f.all_right(last, 1, {experts - 1}));
+  CHECK(f.store.holds_layer(1) && !f.store.holds_layer(0));
+}
+
 TEST(pending_hints_start_as_others_land) {
   Fixture f(40);
   f.store.prefetch(1, range(0, 8), 1);
