@@ -111,6 +111,8 @@ class Backend {
   virtual void experts(int64_t layer, const Routes& routes, std::span<const ExpertWork> work) = 0;
   // Returns when the memory of every `experts` call so far may be overwritten.
   virtual void wait_experts() = 0;
+  // Whether that is so already.
+  virtual bool experts_done() const { return false; }
   // h += sum over ranks of weight * expert output, in rank order, then the gated shared expert.
   virtual void combine(int64_t layer, const Routes& routes) = 0;
   // The dense MLP of a layer without experts: h += mlp(post_norm(h)).

@@ -6,6 +6,12 @@
 #include "base/check.h"
 
 namespace flash_moe::model {
+namespace {
+
+// They keep the drive busy, and each takes a slot that the next computed expert would have given back.
+constexpr size_t kPromptHintsInFlight = 8;
+
+}  // namespace
 
 Forward::Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
                  const backend::ModelWeights& weights, ResidentLoad& load, ForwardOptions options, PhaseClock& clock)
@@ -85,7 +91,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (hints_ && window == ids.size()) hint_layer(layer + 1);
+  if (hints_ && window == ids.size()) hint_layer(layer + 1, is_prefill);
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;
@@ -110,7 +116,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
   }
   // Once more with the experts' results: names more of them, though with less time left. The rows of a prompt correct one
   // another already.
-  if (hints_ && !is_prefill) hint_layer(layer + 1);
+  if (hints_ && !is_prefill) hint_layer(layer + 1, is_prefill);
   // A backend that only enqueues reads these slots later. They stay pinned until the next layer's router has
   // answered, unless the next layer could then not get slots of its own.
   if (capacity < 2 * grouping_.ids.size()) backend_.wait_experts();
@@ -144,6 +150,7 @@ void Forward::compute_window(int64_t layer, store::Lease& lease, size_t first, s
     }
     backend_.experts(layer, routes_, work_);
     scope.add_bytes(expert_bytes * ready_.size());
+    if (backend_.experts_done()) lease.release(ready_);
     taken += ready_.size();
   }
 }
@@ -180,7 +187,7 @@ void Forward::group_routes(int64_t layer) {
 }
 
 // Likeliest first: what most rows name, and of those what a row ranks highest.
-void Forward::hint_layer(int64_t layer) {
+void Forward::hint_layer(int64_t layer, bool is_prefill) {
   if (layer >= weights_.shape.layer_count() || !weights_.shape.layers[static_cast<size_t>(layer)].is_moe) return;
   if (!load_.ready(layer + 1) || store_.holds_layer(layer)) return;
   PhaseClock::Scope scope(clock_, Phase::router, layer);
@@ -196,7 +203,7 @@ void Forward::hint_layer(int64_t layer) {
   std::stable_sort(hint_ids_.begin(), hint_ids_.end(), [this](int32_t a, int32_t b) {
     return hint_counts_[static_cast<size_t>(a)] > hint_counts_[static_cast<size_t>(b)];
   });
-  store_.prefetch(layer, hint_ids_, hint_ids_.size());
+  store_.prefetch(layer, hint_ids_, is_prefill ? kPromptHintsInFlight : hint_ids_.size());
 }
 
 void Forward::record(bool on) {

@@ -54,7 +54,7 @@ class Forward {
   void group_routes(int64_t layer);
   store::Lease acquire(int64_t layer, std::span<const int32_t> ids, store::Access access, std::span<const float> logits);
   void compute_window(int64_t layer, store::Lease& lease, size_t first, size_t count);
-  void hint_layer(int64_t layer);
+  void hint_layer(int64_t layer, bool is_prefill);
   uint64_t reads_started() const;
 
   backend::Backend& backend_;

@@ -231,13 +231,11 @@ void ExpertStore::Impl::correct_hints(int64_t layer) {
 void ExpertStore::Impl::start_hints() {
   while (!pending_hints.empty() && hints_in_flight < hint_limit) {
     const ExpertKey key = pending_hints.front();
-    pending_hints.pop_front();
     uint32_t slot = 0;
-    if (table.find(key) != KeyTable::none) continue;
-    if (!slot_for_hint(slot)) {
-      pending_hints.clear();
-      return;
-    }
+    const bool absent = table.find(key) == KeyTable::none;
+    if (absent && !slot_for_hint(slot)) return;
+    pending_hints.pop_front();
+    if (!absent) continue;
     Slot& taken = slots[slot];
     taken.key = key;
     taken.state = SlotState::reading;

@@ -51,12 +51,14 @@ class Lease {
   ~Lease();
 
   size_t size() const;
-  // Slot address of the i-th id asked for. Valid to read once take_ready returned i.
+  // Slot address of the i-th id asked for. Valid to read from when take_ready returned i until it is released.
   const uint8_t* slot(size_t i) const;
   // Indices that are ready and were not returned before, appended to `out`. Blocks until there is one, unless `block` is
   // false or all were returned. Throws IoError if a read of this lease failed.
   void take_ready(std::vector<size_t>& out, bool block);
   bool all_taken() const;
+  // Unpins items that take_ready returned, before the lease ends: their slots may be filled with something else from now on.
+  void release(std::span<const size_t> items);
 
  private:
   friend class ExpertStore;
@@ -83,7 +85,8 @@ class ExpertStore {
 
   // Hints, likeliest first: starts reads for ids that are absent, into free or evictable slots, at most `limit` in flight;
   // the others start as those land. Takes the place of earlier hints for the layer: of those that are not named again, reads that
-  // have not started are dropped. Never waits. Dropped where no slot is free or long unused.
+  // have not started are dropped. Never waits. One that finds no slot free or long unused waits for the next read to land or
+  // the next item to be released.
   void prefetch(int64_t layer, std::span<const int32_t> ids, size_t limit);
 
   // Whether every expert of the layer is there or on its way, so that hints for it would find nothing to do.

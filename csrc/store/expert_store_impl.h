@@ -109,6 +109,7 @@ struct Lease::State {
   struct Item {
     uint32_t slot = 0;
     bool ready = false;  // found ready by the acquire
+    bool released = false;
   };
   std::shared_ptr<ExpertStore::Impl> impl;
   std::vector<Item> items;

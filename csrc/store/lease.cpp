@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "store/expert_store_impl.h"
 
 namespace flash_moe::store {
@@ -15,7 +17,8 @@ Lease::~Lease() {
   if (!state_) return;
   ExpertStore::Impl& impl = *state_->impl;
   const std::lock_guard lock(impl.mutex);
-  for (const State::Item& item : state_->items) impl.unpin(item.slot);
+  for (const State::Item& item : state_->items)
+    if (!item.released) impl.unpin(item.slot);
   impl.notify();
 }
 
@@ -23,6 +26,17 @@ size_t Lease::size() const { return state_->items.size(); }
 
 const uint8_t* Lease::slot(size_t i) const {
   return state_->impl->arena.slot(state_->items.at(i).slot);
+}
+
+void Lease::release(std::span<const size_t> items) {
+  ExpertStore::Impl& impl = *state_->impl;
+  const std::lock_guard lock(impl.mutex);
+  for (const size_t i : items) {
+    State::Item& item = state_->items.at(i);
+    if (!std::exchange(item.released, true)) impl.unpin(item.slot);
+  }
+  impl.start_hints();
+  impl.notify();
 }
 
 bool Lease::all_taken() const { return state_->open.empty(); }

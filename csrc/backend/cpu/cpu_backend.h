@@ -50,6 +50,7 @@ class CpuBackend final : public Backend {
   void shared_expert(int64_t layer) override;
   void experts(int64_t layer, const Routes& routes, std::span<const ExpertWork> work) override;
   void wait_experts() override {}  // nothing is deferred: experts() has read its slots when it returns
+  bool experts_done() const override { return true; }
   void combine(int64_t layer, const Routes& routes) override;
   void dense_mlp(int64_t layer) override;
   void logits(std::span<const int32_t> rows, float* out) override;

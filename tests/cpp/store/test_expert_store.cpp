@@ -325,6 +325,23 @@ TEST(a_lease_may_end_before_its_reads) {
   CHECK(f.acquire_right(0, range(0, 4)));
 }
 
+TEST(released_items_make_room_while_their_lease_lasts) {
+  Fixture f(4);
+  Lease lease = f.store.acquire(0, range(0, 4), Access::scan);
+  CHECK(f.all_right(lease, 0, range(0, 4)));
+  f.store.prefetch(1, Ids{8}, 1);
+  CHECK(f.store.stats().prefetched == 0);  // every slot is pinned
+  const size_t first[] = {1, 2};
+  lease.release(first);
+  lease.release(first);  // no harm
+  CHECK(f.store.stats().prefetched == 1);
+  CHECK(f.acquire_right(1, Ids{8}));
+  CHECK(f.store.stats().prefetch_used == 1 && f.store.stats().misses == 4);
+  for (const int32_t i : {0, 3}) CHECK(f.experts->right(0, i, lease.slot(static_cast<size_t>(i))));
+  { const Lease gone = std::move(lease); }
+  CHECK(f.acquire_right(2, range(0, 4)));
+}
+
 TEST(prefetched_experts_are_joined_or_hit_and_counted) {
   const auto gate = std::make_shared<Gate>();
   Fixture f(40, gate, "lru", 64, 1);
