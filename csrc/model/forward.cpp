@@ -91,7 +91,9 @@ void Forward::moe(int64_t layer, bool is_prefill) {
     PhaseClock::Scope scope(clock_, Phase::shared_expert, layer);
     backend_.shared_expert(layer);
   }
-  if (hints_ && window == ids.size()) hint_layer(layer + 1, is_prefill);
+  // A prompt that finds its experts in the cache needs none of the next layer's: wrong guesses would cost it new slots' pages.
+  const bool worth = !is_prefill || 16 * current.fresh() > ids.size();
+  if (hints_ && worth && window == ids.size()) hint_layer(layer + 1, is_prefill);
   for (size_t first = 0; first < ids.size();) {
     const size_t count = current.size();
     const size_t next_first = first + count;

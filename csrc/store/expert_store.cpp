@@ -345,8 +345,10 @@ Lease ExpertStore::acquire(int64_t layer, std::span<const int32_t> ids, Access a
         continue;
       }
       item.ready = impl.slots[item.slot].state == SlotState::ready;
+      if (!item.ready || impl.slots[item.slot].hint) ++state->fresh;
       impl.pin_present(item.slot, access);
     }
+    state->fresh += absent;
     const uint64_t now = absent > 0 ? now_ns() : 0;
     state->misses.reserve(absent);
     for (size_t i = 0; absent > 0 && i < ids.size(); ++i) {

@@ -51,6 +51,8 @@ class Lease {
   ~Lease();
 
   size_t size() const;
+  // Items that the cache had not kept: absent, on their way, or there by a hint.
+  size_t fresh() const;
   // Slot address of the i-th id asked for. Valid to read from when take_ready returned i until it is released.
   const uint8_t* slot(size_t i) const;
   // Indices that are ready and were not returned before, appended to `out`. Blocks until there is one, unless `block` is

@@ -115,6 +115,7 @@ struct Lease::State {
   std::vector<Item> items;
   std::vector<uint32_t> open;    // indices of items not taken yet
   std::vector<uint32_t> misses;  // indices of items whose reads this lease started
+  size_t fresh = 0;
 };
 
 }  // namespace flash_moe::store

@@ -24,6 +24,8 @@ Lease::~Lease() {
 
 size_t Lease::size() const { return state_->items.size(); }
 
+size_t Lease::fresh() const { return state_->fresh; }
+
 const uint8_t* Lease::slot(size_t i) const {
   return state_->impl->arena.slot(state_->items.at(i).slot);
 }

@@ -325,6 +325,24 @@ TEST(a_lease_may_end_before_its_reads) {
   CHECK(f.acquire_right(0, range(0, 4)));
 }
 
+TEST(a_lease_tells_what_the_cache_had_not_kept) {
+  const auto gate = std::make_shared<Gate>();
+  Fixture f(40, gate);
+  CHECK(f.acquire_right(0, Ids{1, 2}));
+  f.store.prefetch(0, Ids{3}, 1);
+  while (f.store.stats().read_bytes < 3 * f.experts->expert_bytes(0)) std::this_thread::yield();
+  gate->set(false);
+  {
+    const Lease first = f.store.acquire(0, Ids{1, 2, 3, 4}, Access::scan);
+    const Lease second = f.store.acquire(0, Ids{1, 3, 4}, Access::scan);
+    CHECK(first.fresh() == 2);   // one by the hint, one absent
+    CHECK(second.fresh() == 1);  // which is on its way
+    gate->set(true);
+  }
+  CHECK(f.acquire_right(0, Ids{1, 2, 3, 4}));
+  CHECK(f.store.acquire(0, Ids{1, 2, 3, 4}, Access::scan).fresh() == 0);
+}
+
 TEST(released_items_make_room_while_their_lease_lasts) {
   Fixture f(4);
   Lease lease = f.store.acquire(0, range(0, 4), Access::scan);
