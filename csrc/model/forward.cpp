@@ -8,7 +8,7 @@
 namespace flash_moe::model {
 namespace {
 
-// They keep the drive busy, and each takes a slot that the next computed expert would have given back.
+// Enough to keep the drive busy. More of them would take other layers' slots before computed experts give theirs back.
 constexpr size_t kPromptHintsInFlight = 8;
 
 }  // namespace
