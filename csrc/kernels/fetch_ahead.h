@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kBytesAhead = 4096;
 constexpr int64_t kBytesNext = 1024;
+constexpr int64_t kBytesNextSideBySide = 256;
 constexpr int64_t kScaleRowsAhead = 8;
 
 // Called beside the use of bytes begin .. begin + bytes - 1 of a stored row: asks for as many lines some rows further on, for
@@ -18,6 +19,17 @@ constexpr int64_t kScaleRowsAhead = 8;
   for (int64_t line = (begin + 63) / 64 * 64; line < begin + bytes; line += 64) {
     __builtin_prefetch(row + line + kBytesAhead, 0, 2);
     __builtin_prefetch(row + line + kBytesNext);
+  }
+}
+
+// The same for `rows` rows that are read side by side, from `first_row` on: the far lines are those of the rows after them.
+[[gnu::always_inline]] inline void fetch_side_by_side(const uint8_t* first_row, int64_t row_bytes, int rows, int64_t begin, int64_t bytes) {
+  for (int64_t line = (begin + 63) / 64 * 64; line < begin + bytes; line += 64) {
+    for (int row = 0; row < rows; ++row) {
+      const uint8_t* here = first_row + row * row_bytes + line;
+      __builtin_prefetch(here + rows * row_bytes, 0, 2);
+      __builtin_prefetch(here + kBytesNextSideBySide);
+    }
   }
 }
 

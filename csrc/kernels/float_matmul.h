@@ -27,7 +27,22 @@ inline void read_rows(Reader* readers, int64_t begin, int64_t end, Fn fn) {
   Lanes w[outs];
   int64_t i = begin;
   for (; i + kBlock <= end; i += kBlock) {
+    if constexpr (outs > 1) {
+      const int64_t row_bytes = readers[1].data - readers[0].data;
+      fetch_side_by_side(readers[0].data, row_bytes, outs, i / kBlock * Reader::kBlockBytes, Reader::kBlockBytes);
+    }
     for (int o = 0; o < outs; ++o) readers[o].enter(i);
+    if constexpr (requires(NanSearch search) { readers[0].look_for_nan(search, i); }) {
+      NanSearch search;
+      for (int o = 0; o < outs; ++o) readers[o].look_for_nan(search, i);
+      if (!search.found()) {
+        for (int64_t j = i; j < i + kBlock; j += 16) {
+          for (int o = 0; o < outs; ++o) w[o] = readers[o].read_numbers(j);
+          fn(j, w);
+        }
+        continue;
+      }
+    }
     for (int64_t j = i; j < i + kBlock; j += 16) {
       for (int o = 0; o < outs; ++o) w[o] = readers[o].read(j);
       fn(j, w);

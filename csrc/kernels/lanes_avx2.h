@@ -146,6 +146,21 @@ inline Lanes e8m0_lanes(const uint8_t* p) {
   return {eight(p), eight(p + 8)};
 }
 
+struct NanSearch {
+  __m256i least = _mm256_set1_epi8(0x7f);  // of the bits that keep a byte from being one
+  void look_at(const uint8_t* p) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    least = _mm256_min_epu8(least, _mm256_andnot_si256(bytes, _mm256_set1_epi8(0x7f)));
+  }
+  bool found() const { return _mm256_movemask_epi8(_mm256_cmpeq_epi8(least, _mm256_setzero_si256())) != 0; }
+};
+
+inline Lanes e4m3_numbers_over_256(const uint8_t* p) {
+  const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+}
+
 inline Lanes e4m3_over_256(const uint8_t* p) {
   const __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i magnitude = _mm256_and_si256(w, _mm256_set1_epi16(0x7f));

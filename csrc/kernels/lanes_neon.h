@@ -168,6 +168,27 @@ inline Lanes e8m0_lanes(const uint8_t* p) {
   });
 }
 
+struct NanSearch {
+  uint8x16_t least = vdupq_n_u8(0x7f);  // of the bits that keep a byte from being one
+  void look_at(const uint8_t* p) {
+    const uint8x16_t missing[2] = {vbicq_u8(vdupq_n_u8(0x7f), vld1q_u8(p)), vbicq_u8(vdupq_n_u8(0x7f), vld1q_u8(p + 16))};
+    least = vminq_u8(least, vminq_u8(missing[0], missing[1]));
+  }
+  bool found() const { return vminvq_u8(least) == 0; }
+};
+
+inline Lanes e4m3_numbers_over_256(const uint8_t* p) {
+  const int8x16_t raw = vreinterpretq_s8_u8(vld1q_u8(p));
+  float32x4_t out[4];
+  for (int j = 0; j < 2; ++j) {
+    const uint16x8_t w = vreinterpretq_u16_s16(vshll_n_s8(j == 0 ? vget_low_s8(raw) : vget_high_s8(raw), 7));
+    const uint16x8_t half = vandq_u16(w, vdupq_n_u16(0xbf80));
+    out[2 * j] = vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(half)));
+    out[2 * j + 1] = vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(half)));
+  }
+  return {{out[0], out[1], out[2], out[3]}};
+}
+
 inline Lanes e4m3_over_256(const uint8_t* p) {
   const uint8x16_t raw = vld1q_u8(p);
   float32x4_t out[4];

@@ -48,10 +48,11 @@ inline const uint8_t* row_data(const Matrix& m, int64_t row) { return m.data + r
 template <Lanes (*load_all)(const void*), Lanes (*load_some)(const void*, int64_t), int element_bytes>
 struct PlainReader {
   static constexpr int kBlock = 64;
+  static constexpr int kBlockBytes = kBlock * element_bytes;
   const uint8_t* data;
 
   PlainReader(const Matrix& m, int64_t row) : data(row_data(m, row)) {}
-  void enter(int64_t i) { fetch_ahead(data, i * element_bytes, kBlock * element_bytes); }
+  void enter(int64_t) {}
   Lanes read(int64_t i) const { return load_all(data + i * element_bytes); }
   Lanes read_part(int64_t i, int64_t n) const { return load_some(data + i * element_bytes, n); }
 };
@@ -62,6 +63,7 @@ using Bf16Reader = PlainReader<load_bf16, load_bf16_part, 2>;
 template <int bits>
 struct AffineReader {
   static constexpr int kBlock = 32;
+  static constexpr int kBlockBytes = 4 * bits;
   const uint8_t* data;
   const uint8_t* scales;
   const uint8_t* biases;
@@ -82,35 +84,41 @@ struct AffineReader {
   Lanes read(int64_t i) const { return fma(codes<bits>(data + i * bits / 8), scale, bias); }
 };
 
-struct Fp8BlockReader {
+// The E4M3 formats.
+struct E4m3Reader {
   static constexpr int kBlock = 32;
+  static constexpr int kBlockBytes = 32;
   const uint8_t* data;
   const uint8_t* scales;
-  Dtype dtype;
   Lanes scale;
 
-  Fp8BlockReader(const Matrix& m, int64_t row)
-      : data(row_data(m, row)),
-        scales(m.scales + row / 128 * ((m.cols + 127) / 128) * scale_bytes(m.scale_dtype)), dtype(m.scale_dtype) {}
-  void enter(int64_t i) { scale = broadcast(256.0f * scale_value(scales, i / 128, dtype)); }
+  void look_for_nan(NanSearch& search, int64_t i) const { search.look_at(data + i); }
   Lanes read(int64_t i) const { return mul(e4m3_over_256(data + i), scale); }
+  Lanes read_numbers(int64_t i) const { return mul(e4m3_numbers_over_256(data + i), scale); }
 };
 
-struct Mxfp8Reader {
-  static constexpr int kBlock = 32;
-  const uint8_t* data;
-  const uint8_t* scales;
-  Lanes scale;
+struct Fp8BlockReader : E4m3Reader {
+  Dtype dtype;
 
-  Mxfp8Reader(const Matrix& m, int64_t row) : data(row_data(m, row)), scales(m.scales + row * (m.cols / 32)) {}
+  Fp8BlockReader(const Matrix& m, int64_t row)
+      : E4m3Reader{row_data(m, row), m.scales + row / 128 * ((m.cols + 127) / 128) * scale_bytes(m.scale_dtype), zero()},
+        dtype(m.scale_dtype) {}
+  void enter(int64_t i) {
+    if (i % 128 == 0) scale = broadcast(256.0f * scale_value(scales, i / 128, dtype));
+  }
+};
+
+struct Mxfp8Reader : E4m3Reader {
+  Mxfp8Reader(const Matrix& m, int64_t row)
+      : E4m3Reader{row_data(m, row), m.scales + row * (m.cols / 32), zero()} {}
   void enter(int64_t i) { scale = broadcast(256.0f * e8m0_value(scales[i / 32])); }
-  Lanes read(int64_t i) const { return mul(e4m3_over_256(data + i), scale); }
 };
 
 // The E2M1 formats: 32 inputs under a power of two, or 16 under an E4M3 scale.
 template <int group>
 struct E2m1Reader {
   static constexpr int kBlock = group;
+  static constexpr int kBlockBytes = group / 2;
   const uint8_t* data;
   const uint8_t* scales;
   Lanes scale;

@@ -203,6 +203,32 @@ TEST(a_block_that_is_not_finite_gives_nan_and_leaves_other_rows_alone) {
   }
 }
 
+TEST(an_f8_nan_makes_its_output_nan_and_leaves_the_others_alone) {
+  for (const FormatCase& format : {FormatCase{MatrixFormat::fp8_block, 8, 0, Dtype::bf16}, FormatCase{MatrixFormat::mxfp8, 8, 32, Dtype::u8}}) {
+    const int64_t cols = 160;
+    const StoredMatrix stored(format, 9, cols, 63);  // rows by fours and one alone
+    for (int64_t count : {int64_t{1}, int64_t{7}}) {
+      const InputRows x(count, cols, 64);
+      for (const Kernels* k : all_tables()) {
+        const PreparedRows prepared(*k, x);
+        const auto want = prepared.matmul(stored.matrix());
+        for (int64_t at : {0, 31, 32, 79, 144, 159}) {
+          for (size_t row : {0u, 2u, 7u, 8u}) {
+            Matrix m = stored.matrix();
+            std::vector<uint8_t> bytes(m.data, m.data + m.data_bytes());
+            bytes[row * static_cast<size_t>(cols) + static_cast<size_t>(at)] = row % 2 == 0 ? 0x7f : 0xff;
+            m.data = bytes.data();
+            const auto y = prepared.matmul(m);
+            for (size_t i = 0; i < y.size(); ++i) {
+              CHECK(i % 9 == row ? std::isnan(y[i]) : std::memcmp(&y[i], &want[i], 4) == 0);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(inputs_of_any_magnitude_keep_their_bits_across_tables) {
   const FormatCase format{MatrixFormat::affine, 8, 32, Dtype::f32};
   const StoredMatrix stored(format, 17, 192, 71);
