@@ -53,7 +53,7 @@ EngineImpl::EngineImpl(const std::string& path, const EngineOptions& options, co
   load(progress);
   build_store();
   forward_ = std::make_unique<model::Forward>(*backend_, *store_, files_->experts(), model_.weights, *model_.load,
-                                              model::ForwardOptions{.prefetch = prefetch}, clock_);
+                                              prefetch, clock_);
 }
 
 EngineImpl::~EngineImpl() = default;

@@ -14,18 +14,18 @@ constexpr size_t kPromptHintsInFlight = 8;
 }  // namespace
 
 Forward::Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
-                 const backend::ModelWeights& weights, ResidentLoad& load, ForwardOptions options, PhaseClock& clock)
-    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), load_(load), options_(options),
-      clock_(clock), prefetch_(options.prefetch) {}
+                 const backend::ModelWeights& weights, ResidentLoad& load, Prefetch prefetch, PhaseClock& clock)
+    : backend_(backend), store_(store), map_(std::move(map)), weights_(weights), load_(load), clock_(clock),
+      prefetch_(prefetch), trial_(prefetch) {}
 
 void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows, float* logits,
                   const std::function<void()>& check) {
   // An error in an earlier step may have left its lease here; its reads are over or fail harmlessly.
   deferred_.reset();
-  const bool on_trial = !step.is_prefill && std::ssize(step.tokens) <= options_.prefetch_rows_max;
-  hints_ = on_trial ? prefetch_.on() : step.is_prefill && options_.prefetch != Prefetch::off;
-  const uint64_t reads_before = on_trial ? reads_started() : 0;
+  hints_ = step.is_prefill ? prefetch_ != Prefetch::off : trial_.on();
+  const uint64_t reads_before = reads_started();
   const uint64_t begin_ns = PhaseClock::now_ns();
+  experts_wanted_ = 0;
   wait_for_weights(0, check);
   {
     PhaseClock::Scope scope(clock_, Phase::embed);
@@ -56,7 +56,10 @@ void Forward::run(const backend::Step& step, std::span<const int32_t> logit_rows
   backend_.wait_experts();
   deferred_.reset();
   backend_.end();
-  if (on_trial) prefetch_.step_done(PhaseClock::now_ns() - begin_ns, reads_started() != reads_before);
+  if (!step.is_prefill && experts_wanted_ > 0) {
+    const uint64_t ns = PhaseClock::now_ns() - begin_ns;
+    trial_.step_done(ns / static_cast<uint64_t>(experts_wanted_), reads_started() != reads_before);
+  }
 }
 
 // A load that is over costs a look.
@@ -83,6 +86,7 @@ void Forward::moe(int64_t layer, bool is_prefill) {
 
   const auto access = is_prefill ? store::Access::scan : store::Access::decode;
   const std::span<const int32_t> ids(grouping_.ids);
+  experts_wanted_ += std::ssize(ids);
   // All at once if they fit; otherwise two windows that take turns: one is read while the other computes.
   const size_t capacity = store_.capacity();
   const size_t window = ids.size() <= capacity ? ids.size() : std::max<size_t>(1, capacity / 2);

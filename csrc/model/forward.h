@@ -20,17 +20,13 @@
 
 namespace flash_moe::model {
 
-struct ForwardOptions {
-  Prefetch prefetch = Prefetch::off;  // read what the next layer's router says of this layer's state
-  int64_t prefetch_rows_max = 4;      // of a decode step with hints
-};
-
 // Thread-compatible: one step at a time.
 class Forward {
  public:
-  // `load` fills `weights`; a step waits for each layer's.
+  // `load` fills `weights`; a step waits for each layer's. `prefetch`: whether to read what the next layer's router says of
+  // this layer's state.
   Forward(backend::Backend& backend, store::ExpertStore& store, std::shared_ptr<const format::ExpertMap> map,
-          const backend::ModelWeights& weights, ResidentLoad& load, ForwardOptions options, PhaseClock& clock);
+          const backend::ModelWeights& weights, ResidentLoad& load, Prefetch prefetch, PhaseClock& clock);
 
   // Runs `step`, and writes the logits of `logit_rows` to `logits` [logit_rows.size(), vocab]. `check` is called
   // before every layer, and while a layer's weights are waited for, and may throw to stop. After an exception the step's
@@ -62,10 +58,11 @@ class Forward {
   std::shared_ptr<const format::ExpertMap> map_;
   const backend::ModelWeights& weights_;
   ResidentLoad& load_;
-  ForwardOptions options_;
   PhaseClock& clock_;
-  PrefetchTrial prefetch_;
-  bool hints_ = false;  // in this step
+  const Prefetch prefetch_;
+  PrefetchTrial trial_;
+  bool hints_ = false;          // in this step
+  int64_t experts_wanted_ = 0;  // by this step, over all layers
 
   backend::Routes routes_, guess_;
   Grouping grouping_;

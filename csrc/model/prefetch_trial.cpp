@@ -20,7 +20,7 @@ bool PrefetchTrial::on() const {
   return block == 0 || block == 3;
 }
 
-void PrefetchTrial::step_done(uint64_t ns, bool read) {
+void PrefetchTrial::step_done(uint64_t ns_an_expert, bool read) {
   if (mode_ != Prefetch::automatic) return;
   idle_steps_ = read ? 0 : idle_steps_ + 1;
   if (!in_trial_) {
@@ -31,7 +31,7 @@ void PrefetchTrial::step_done(uint64_t ns, bool read) {
     if (++step_ >= settled_steps_ && read) begin_trial();
     return;
   }
-  times_[on() ? 1 : 0].push_back(ns);
+  times_[on() ? 1 : 0].push_back(ns_an_expert);
   any_read_ = any_read_ || read;
   if (++step_ == 4 * kBlockSteps) settle();
 }

@@ -4,7 +4,8 @@
 // A wrong guess costs time of the drive, a right one hides a read behind arithmetic; which weighs more depends on drive,
 // cache, model and text. So a few steps run with hints and as many without, in the order with, without, without, with (a
 // trend, as of a cache that fills, cancels), and the steps after them as the faster half, until the next trial. Trials become
-// rarer while they agree. Steps of which none reads need no trial: nothing is hinted.
+// rarer while they agree. Steps of which none reads need no trial: nothing is hinted. Steps of more sequences take longer, so
+// times are those of an expert that the step wanted.
 
 #include <array>
 #include <cstdint>
@@ -26,8 +27,8 @@ class PrefetchTrial {
 
   // Whether the next decode step is to give hints.
   bool on() const;
-  // A decode step is over: the time that it took, and whether it started a read.
-  void step_done(uint64_t ns, bool read);
+  // A decode step is over: its time divided by the experts that it wanted, and whether it started a read.
+  void step_done(uint64_t ns_an_expert, bool read);
 
  private:
   void begin_trial();

@@ -108,7 +108,6 @@ void ExpertStore::Impl::pin_present(uint32_t slot, Access access) {
   }
   ++found.pins;
   policy->on_hit(found.key, access == Access::scan);
-  if (access == Access::decode) found.last_use = ++uses;
 }
 
 uint32_t ExpertStore::Impl::pin_absent(ExpertKey key, Access access, uint64_t now) {
@@ -120,7 +119,6 @@ uint32_t ExpertStore::Impl::pin_absent(ExpertKey key, Access access, uint64_t no
   taken.in_vain = false;
   taken.pins = 1;
   taken.started_ns = now;
-  taken.last_use = access == Access::decode ? ++uses : 0;
   table.set(key, slot);
   policy->on_insert(key, access == Access::scan);
   ++in_flight;
@@ -157,15 +155,13 @@ uint32_t ExpertStore::Impl::slot_for_demand() {
   return slot;
 }
 
-// A hint never takes a slot that decode used within the last capacity / 2 uses, nor one that somebody waits for.
+// A hint takes the slot that a miss would take, but none of another hint, and none that somebody waits for.
 bool ExpertStore::Impl::slot_for_hint(uint32_t& slot) {
   if (room_waiters > 0 || excess() > 0) return false;
   if (hint_slots.size() >= std::max<size_t>(1, capacity / 4)) return false;
   if (free.empty()) {
     uint32_t victim = 0;
     if (!find_victim(true, victim)) return false;
-    const uint64_t last_use = slots[victim].last_use;
-    if (last_use != 0 && uses - last_use < capacity / 2) return false;
     ++stats.evictions;
     evict(victim);
   }
@@ -241,7 +237,6 @@ void ExpertStore::Impl::start_hints() {
     taken.state = SlotState::reading;
     taken.hint = true;
     taken.in_vain = false;
-    taken.last_use = 0;
     taken.started_ns = now_ns();
     table.set(key, slot);
     policy->on_insert(key, true);

@@ -31,7 +31,6 @@ struct Slot {
   bool hint = false;     // read for a hint that no acquire has answered yet
   bool in_vain = false;  // read for a hint whose acquire did not want it, and not used since
   uint32_t pins = 0;
-  uint64_t last_use = 0;    // the store's `uses` then; 0: never by decode
   uint64_t started_ns = 0;  // of its read
   io::ReadQueue::Batch batch = 0;  // of a hint's read
   std::exception_ptr error;
@@ -91,7 +90,6 @@ struct ExpertStore::Impl {
   size_t in_flight = 0;
   size_t hints_in_flight = 0;
   size_t hint_limit = 0;
-  uint64_t uses = 0;  // the clock of last_use
   std::vector<uint64_t> seen;  // by expert: the last check_ids that saw it, `seen_round` of the ids of the last one
   uint64_t seen_round = 0;
   KeyTable table;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "flash_moe/error.h"
@@ -109,8 +110,9 @@ class SegmentedLru final : public Policy {
 
 // What the router thought of an expert lately: for each layer an average of its logits over decoded tokens, each row with
 // mean 0 and deviation 1, so that layers compare; the newest row has half of the weight. Evicts the lowest, because
-// an expert that was nearly chosen is likelier to be chosen next than one that was chosen long ago. Where no logits are
-// known, a use counts as a row in which only the chosen differ from 0.
+// an expert that was nearly chosen is likelier to be chosen next than one that was chosen long ago. Rows of one acquire are
+// tokens of as many sequences: an expert counts what the one that wants it most thinks of it. Where no logits are known,
+// a use counts as a row in which only the chosen differ from 0.
 class RouterScore final : public Policy {
  public:
   std::string_view name() const override { return "score"; }
@@ -129,8 +131,11 @@ class RouterScore final : public Policy {
     here.has_logits = true;
     const size_t count = logits.size() / row_count;
     if (here.experts.size() < count) here.experts.resize(count);
-    for (size_t row = row_count - std::min(row_count, rows_max); row < row_count; ++row)
-      add(logits.subspan(row * count, count), here.experts);
+    largest_.assign(count, -std::numeric_limits<float>::infinity());
+    for (size_t row = 0; row < row_count; ++row) take_largest(logits.subspan(row * count, count));
+    if (largest_.front() == -std::numeric_limits<float>::infinity()) return;
+    for (size_t e = 0; e < count; ++e)
+      here.experts[e].score = keep * here.experts[e].score + (1 - keep) * largest_[e];
   }
   void on_hit(ExpertKey key, bool scan) override {
     if (!scan) use(key);
@@ -193,7 +198,6 @@ class RouterScore final : public Policy {
     bool has_logits = false;
   };
   static constexpr float keep = 0.5f;
-  static constexpr size_t rows_max = 16;  // what came before them has no weight left
 
   Layer& at(uint32_t layer) {
     if (layers_.size() <= layer) layers_.resize(layer + size_t{1});
@@ -224,7 +228,7 @@ class RouterScore final : public Policy {
     if (!layer.has_logits) expert.score += 1 - keep;
     layer.lowest_known = false;
   }
-  static void add(std::span<const float> row, std::vector<Expert>& experts) {
+  void take_largest(std::span<const float> row) {
     float sum = 0;
     for (const float x : row) sum += x;
     const float mean = sum / static_cast<float>(row.size());
@@ -232,11 +236,11 @@ class RouterScore final : public Policy {
     for (const float x : row) squares += (x - mean) * (x - mean);
     const float scale = 1 / std::sqrt(squares / static_cast<float>(row.size()));
     if (!std::isfinite(scale)) return;  // all alike, or no numbers
-    for (size_t e = 0; e < row.size(); ++e)
-      experts[e].score = keep * experts[e].score + (1 - keep) * scale * (row[e] - mean);
+    for (size_t e = 0; e < row.size(); ++e) largest_[e] = std::max(largest_[e], scale * (row[e] - mean));
   }
 
   std::vector<Layer> layers_;
+  std::vector<float> largest_;  // of an acquire's rows
   uint64_t clock_ = 0;
 };
 

@@ -91,6 +91,17 @@ def test_a_prompt_asks_for_nothing_that_is_there(folder: Path) -> None:
     assert engine.stats().prefetched == before
 
 
+def test_a_batch_of_any_size_reads_ahead(folder: Path) -> None:
+    engine = open_core(folder, prefetch="on", cache_slots=16)
+    sessions = [engine.new_session() for _ in range(6)]
+    for i, session in enumerate(sessions):
+        session.feed(TOKENS[i : i + 1])
+    engine.reset_stats()
+    for token in TOKENS[:4]:
+        engine.decode(sessions, [token] * 6)
+    assert engine.stats().prefetched > 0
+
+
 def test_company_in_a_batch_changes_no_bit(folder: Path, reference: tuple[str, np.ndarray]) -> None:
     activations, expected = reference
     engine = open_core(folder, activations=activations, cache_slots=20)

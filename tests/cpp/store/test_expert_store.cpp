@@ -431,7 +431,7 @@ TEST(pending_hints_start_as_others_land) {
   CHECK(f.store.stats().prefetch_used == 8 && f.store.stats().misses == 0);
 }
 
-TEST(hints_take_no_slot_that_decode_uses) {
+TEST(hints_take_at_most_a_quarter_of_the_slots_and_the_coldest) {
   Fixture f(8);
   const Ids live = range(0, 8);
   CHECK(f.acquire_right(0, live));
@@ -441,8 +441,11 @@ TEST(hints_take_no_slot_that_decode_uses) {
   CHECK(f.store.stats().prefetched == 0);
   { const Lease gone = std::move(lease); }
   CHECK(f.acquire_right(0, Ids{0, 1, 2, 3}));
-  f.store.prefetch(1, range(0, 8), 8);  // the coldest are 4 uses old, half the capacity: at most a quarter may go
-  CHECK(f.store.stats().prefetched <= 2);
+  f.store.prefetch(1, range(0, 8), 8);
+  CHECK(f.store.stats().prefetched == 2);
+  f.store.reset_stats();
+  CHECK(f.acquire_right(0, Ids{6, 7, 0, 1, 2, 3}));
+  CHECK(f.store.stats().hits == 6);
   f.store.clear();
   CHECK(f.acquire_right(0, live));
 }

@@ -108,10 +108,18 @@ TEST(score_evicts_what_the_router_thought_least_of_lately) {
   row(0, {NAN, 3, 1, 2});
   row(0, {5, 5, 5, 5});
   CHECK((drain(*policy) == order({{0, 0}, {0, 3}, {1, 1}, {1, 2}, {0, 1}, {1, 0}})));
-  // Of several rows the last counts most.
-  policy->on_acquire(0, std::vector<float>{0, 9, 0, 0, 0, 0, 9, 0, 0, 0, 0, 9}, 3, false);
-  for (const int64_t expert : {1, 2, 3}) policy->on_insert(expert_key(0, expert), false);
-  CHECK((drain(*policy) == order({{0, 1}, {0, 2}, {0, 3}})));
+}
+
+TEST(score_keeps_what_any_of_several_sequences_wants) {
+  // Expert 3 is all that one of them wants, expert 2 and then 0 what the other wants, whichever comes first.
+  for (const std::vector<float>& rows : {std::vector<float>{0, 0, 0, 9, 4, 0, 9, 0}, std::vector<float>{4, 0, 9, 0, 0, 0, 0, 9}}) {
+    const auto policy = make_policy("score", 8);
+    policy->on_acquire(0, rows, 2, false);
+    for (ExpertKey key = 0; key < 4; ++key) policy->on_insert(key, false);
+    // A row in which all are alike is nobody's wish.
+    policy->on_acquire(0, std::vector<float>{7, 7, 7, 7, 9, 9, 9, 9}, 2, false);
+    CHECK((drain(*policy) == Keys{1, 0, 2, 3}));
+  }
 }
 
 TEST(score_takes_uses_where_no_logits_are_known) {
