@@ -110,9 +110,9 @@ class SegmentedLru final : public Policy {
 
 // What the router thought of an expert lately: for each layer an average of its logits over decoded tokens, each row with
 // mean 0 and deviation 1, so that layers compare; the newest row has half of the weight. Evicts the lowest, because
-// an expert that was nearly chosen is likelier to be chosen next than one that was chosen long ago. Rows of one acquire are
-// tokens of as many sequences: an expert counts what the one that wants it most thinks of it. Where no logits are known,
-// a use counts as a row in which only the chosen differ from 0.
+// an expert that was nearly chosen is likelier to be chosen next than one that was chosen long ago. Several rows are tokens of
+// as many sequences: the largest of what they think of an expert stands for them. Where no logits are known, a use counts
+// as a row in which only the chosen differ from 0.
 class RouterScore final : public Policy {
  public:
   std::string_view name() const override { return "score"; }
