@@ -1,8 +1,8 @@
 """From logits to a token.
 
 Order of operations: repetition, presence and frequency penalties -> logit bias -> temperature ->
-top-k -> top-p -> min-p -> one uniform random number. Log-probabilities are those of the model
-itself, before any of these.
+top-k -> top-p -> min-p -> a uniform random number (where a nucleus is wide: one for each token
+that is tried). Log-probabilities are those of the model itself, before any of these.
 
 Source: the definitions of transformers' logits processors (penalty by division or multiplication;
     nucleus as the smallest set whose probability reaches top_p; min_p relative to the likeliest
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,12 +36,10 @@ _SHIFT_FREE = 50.0
 # Below, float32 would divide by zero; only logits that are equal share what this leaves.
 _TEMPERATURE_MIN = 1e-30
 # A nucleus is looked for among those that weigh at least exp(-8) / vocab of the first, if these
-# are a small share; then among the likeliest, if so many are enough; then with a sample of about
-# so many weights.
+# are a small share of a sample of about so many.
 _FEW_TAIL = 8.0
 _FEW_SHARE = 1 / 32
-_LIKELIEST = 512
-_SAMPLE = 4096
+_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,12 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def top_ids(logits: Logits, count: int, maxima: Logits | None = None) -> Ids:
+def top_ids(logits: Logits, count: int) -> Ids:
     """Returns the ids of the `count` largest logits, largest first, ties by lower id.
 
     Args:
         logits: [vocab] float32.
         count: at most vocab.
-        maxima: their `column_maxima`, where those are known.
     """
     size = logits.shape[0]
     if count >= size:
@@ -119,7 +116,7 @@ def top_ids(logits: Logits, count: int, maxima: Logits | None = None) -> Ids:
     width = size // _COLUMN
     if count < width:
         # At least `count` entries reach the count-th largest maximum.
-        maxima = column_maxima(logits) if maxima is None else maxima
+        maxima = column_maxima(logits)
         bound = np.partition(maxima, -count)[-count]
         near = np.flatnonzero(maxima >= bound)
         whole = width * _COLUMN
@@ -217,25 +214,19 @@ class Candidates(NamedTuple):
     Attributes:
         weights: [n], none below 0.
         ids: [n], whose weights those are; None when the index is the id.
-        kept: [n], which of them count; None for all.
-        sums: of those that count, by block, where they are known.
     """
 
     weights: npt.NDArray[np.floating]
     ids: Ids | None = None
-    kept: Flags | None = None
-    sums: Floats | None = None
 
     def at_least(self, min_p: float) -> Candidates:
         """Returns those that have min_p of the largest weight."""
-        kept = self.weights >= min_p * self.weights.max()
-        if self.ids is None:
-            return Candidates(self.weights, kept=kept if self.kept is None else kept & self.kept)
-        return Candidates(self.weights[kept], self.ids[kept])
+        kept = np.flatnonzero(self.weights >= min_p * self.weights.max())
+        return Candidates(self.weights[kept], kept if self.ids is None else self.ids[kept])
 
     def draw(self, share: float) -> int:
         """Returns the id at which the running sum of weights passes `share` of their total."""
-        index = draw_index(self.weights, share, self.kept, self.sums)
+        index = draw_index(self.weights, share)
         return index if self.ids is None else int(self.ids[index])
 
 
@@ -277,53 +268,82 @@ def few_of_nucleus(
     return Candidates(weights[:length], ids[near[order]])
 
 
-def bracket_nucleus(weights: Logits, total: float, top_p: float) -> Candidates:
-    """Returns the nucleus of any distribution, ties by lower id.
+class Weighed(NamedTuple):
+    """A set of tokens of a vocabulary.
 
-    Sorting all weights is slow. A sample says about where the nucleus ends; what lies above is
-    summed, and only what lies between this guess and the end is sorted. Where that does not hold
-    the end, the bracket becomes wider: the sample decides the time, never the answer.
+    Attributes:
+        weights: [vocab] float32 of all tokens, none below 0.
+        sums: of those in the set, by block (`block_sums`).
+        kept: [vocab], which are in the set; None for all.
+    """
+
+    weights: Logits
+    sums: Floats
+    kept: Flags | None = None
+
+    @classmethod
+    def of(cls, weights: Logits, kept: Flags | None = None) -> Weighed:
+        """Returns the set with its sums."""
+        return cls(weights, block_sums(weights, kept), kept)
+
+    def total(self) -> float:
+        """Returns their weight."""
+        return float(np.add.reduce(self.sums))
+
+    def draw(self, share: float) -> int:
+        """Returns the id at which the running sum of weights passes `share` of their total."""
+        return draw_index(self.weights, share, self.kept, self.sums)
+
+
+def ahead_of(weights: Logits, total: float, top_p: float, token: int) -> Weighed | None:
+    """Returns None for a token of the nucleus, else the tokens ahead of it, which hold the nucleus.
+
+    Ahead is what is likelier, or as likely by a lower id. A token belongs to the nucleus while
+    those ahead of it do not reach top_p.
 
     Args:
-        weights: [n] float32, none below 0.
+        weights: [vocab] float32, none below 0.
         total: their sum.
         top_p: from 0 to 1.
+        token: its weight is above 0.
     """
-    step = _sample_step(weights.shape[0])
-    sample = np.sort(weights[::step])
-    below = step * np.cumsum(sample, dtype=np.float64)
-    rank = min(int(np.searchsorted(below, (1 - top_p) * total)), sample.shape[0] - 1)
-    kept = weights >= sample[rank]
-    sums = block_sums(weights, kept)
-    missing = top_p * total - float(np.add.reduce(sums))
-    upwards = missing <= 0
-    # In ranks of the sample: as many as would be enough if they weighed the same, and a margin.
-    reach = abs(missing) / max(step * float(sample[rank]), 1e-9 * total)
-    reach += 3 * math.sqrt(reach) + 3
+    weight = weights[token]
+    # Most tokens have so many behind them that a part of the vocabulary proves it.
+    part = weights[: weights.shape[0] // 4]
+    behind = float(weight) + Weighed.of(part, part < weight).total()
+    if total - behind < top_p * total:
+        return None
+    kept = weights > weight
+    kept[:token] |= weights[:token] == weight
+    ahead = Weighed.of(weights, kept)
+    return ahead if 0 < ahead.total() >= top_p * total else None
+
+
+def draw_of_nucleus(
+    weights: Logits, top_p: float, min_p: float, random: Callable[[], float]
+) -> int:
+    """Returns the id of a token drawn from the nucleus of any distribution, ties by lower id.
+
+    To find where a nucleus ends takes sorting; to tell whether one token lies within takes a sum.
+    So tokens are drawn from a set that holds the nucleus until one lies within; one that does not
+    leaves those ahead of it. Whatever the set, the tokens of the nucleus have their shares.
+
+    Args:
+        weights: [vocab] float32, none below 0.
+        top_p: from 0 to 1.
+        min_p: tokens below this share of the largest weight are left out.
+        random: gives numbers from 0 to below 1.
+    """
+    drawn_from = Weighed.of(weights)
+    total = drawn_from.total()
+    if min_p > 0:
+        drawn_from = Weighed.of(weights, weights >= min_p * weights.max())
     while True:
-        end = rank + int(reach) if upwards else rank - int(reach)
-        edge = 0.0 if end < 0 else math.inf if end >= sample.shape[0] else float(sample[end])
-        ids = np.flatnonzero((weights >= edge) ^ kept)
-        found = weights[ids]
-        ordered = np.sort(found)[::-1]
-        reached = np.cumsum(ordered, dtype=np.float64)
-        within = float(reached[-1]) if ids.shape[0] else 0.0
-        wanted = missing + within if upwards else missing
-        if edge in (0.0, math.inf) or 0 < wanted <= within:
-            break
-        reach *= 4
-    if ids.shape[0]:
-        length = min(int(np.searchsorted(reached, wanted)) + 1, ids.shape[0])
-        last = ordered[length - 1]
-        among = found > last
-        among[np.flatnonzero(found == last)[: length - np.count_nonzero(among)]] = True
-        changes = found * (among - np.float32(1) if upwards else among)
-        sums += np.bincount(ids // _BLOCK, weights=changes, minlength=sums.shape[0])
-        kept[ids] = among
-    if -missing > top_p * total:
-        # More was taken away than is left, and so was its rounding.
-        return Candidates(weights, kept=kept)
-    return Candidates(weights, kept=kept, sums=sums)
+        token = drawn_from.draw(random())
+        ahead = ahead_of(weights, total, top_p, token)
+        if ahead is None:
+            return token
+        drawn_from = ahead
 
 
 def draw_index(
@@ -340,25 +360,26 @@ def draw_index(
         kept: [n], which of them count; None for all.
         sums: what `block_sums` says of those, where it is known.
     """
-    begin, before, total = 0, 0.0, 0.0
+    begin, target = 0, None
     if weights.shape[0] > _BLOCK:
         # Sums of blocks first: running sums of a whole vocabulary are megabytes.
         running = np.cumsum(block_sums(weights, kept) if sums is None else sums)
-        total = float(running[-1])
-        block = min(int(np.searchsorted(running, share * total, side="right")), len(running) - 1)
+        target = _at_share(share, running)
+        block = int(np.searchsorted(running, target, side="right"))
         begin = block * _BLOCK
-        before = float(running[block - 1]) if block else 0.0
+        target -= float(running[block - 1]) if block else 0.0
     near = weights[begin : begin + _BLOCK]
     if kept is not None:
         near = near * kept[begin : begin + _BLOCK]
     inside = np.cumsum(near, dtype=np.float64)
-    if sums is not None and inside[-1] == 0:
-        # A block of which all was taken away again: its sum was rounding.
-        return draw_index(weights, share, kept)
-    target = share * (total or float(inside[-1])) - before
-    # Below the end, where the running sum grows: rounding must not choose a weight of 0.
-    target = min(target, float(np.nextafter(inside[-1], 0.0)))
+    target = min(_at_share(share, inside) if target is None else target, _at_share(1.0, inside))
     return begin + int(np.searchsorted(inside, target, side="right"))
+
+
+def _at_share(share: float, running: Floats) -> float:
+    # Below the end, where the running sum grows: rounding must not choose a weight of 0.
+    end = float(running[-1])
+    return min(share * end, float(np.nextafter(end, 0.0)))
 
 
 class Sampler:
@@ -441,13 +462,16 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Logits, highest: float) -> int:
+        params, random = self._params, self._random.random
         candidates = self._candidates(scores, highest)
-        if self._params.min_p > 0:
-            candidates = candidates.at_least(self._params.min_p)
-        return candidates.draw(self._random.random())
+        if candidates is None:
+            return draw_of_nucleus(self._all(scores, highest), params.top_p, params.min_p, random)
+        if params.min_p > 0:
+            candidates = candidates.at_least(params.min_p)
+        return candidates.draw(random())
 
-    def _candidates(self, scores: Logits, highest: float) -> Candidates:
-        """Returns what top-k and top-p leave; min-p is applied afterwards."""
+    def _candidates(self, scores: Logits, highest: float) -> Candidates | None:
+        """Returns what top-k and top-p leave, None for a nucleus that may not be of few."""
         params, temperature = self._params, self._temperature
         if params.top_k:
             ids = top_ids(scores, min(params.top_k, scores.shape[0]))
@@ -457,32 +481,14 @@ class Sampler:
             keep = _nucleus_length(weights, float(weights.sum()), params.top_p)
             return Candidates(weights[: keep or None], ids[: keep or None])
         if params.top_p < 1:
-            return self._nucleus(scores, highest)
+            return few_of_nucleus(scores, highest, temperature, params.top_p)
         if params.min_p > 0:  # which leaves few: the others need no weight
             ids = np.flatnonzero(scores >= highest + temperature * math.log(params.min_p))
             return Candidates(_weights(scores[ids], temperature, highest), ids)
-        return Candidates(self._exp(scores, exp_shift(highest, temperature)))
+        return Candidates(self._all(scores, highest))
 
-    def _nucleus(self, scores: Logits, highest: float) -> Candidates:
-        temperature, top_p = self._temperature, self._params.top_p
-        few = few_of_nucleus(scores, highest, temperature, top_p)
-        if few is not None:
-            return few
-        shift = exp_shift(highest, temperature)
-        weights = self._exp(scores, shift)
-        total = float(np.add.reduce(block_sums(weights)))
-        if _LIKELIEST * math.exp((highest - shift) / temperature) >= top_p * total:
-            maxima = column_maxima(scores)
-            # The largest maxima weigh no more than as many of the likeliest tokens.
-            ordered = np.sort(maxima)[: -_LIKELIEST - 1 : -1]
-            least = exp_weights(ordered, shift, temperature, np.empty_like(ordered))
-            if ordered.shape[0] and (count := _nucleus_length(least, total, top_p)):
-                ids = top_ids(scores, count, maxima)
-                ids = ids[: _nucleus_length(weights[ids], total, top_p) or None]
-                return Candidates(weights[ids], ids)
-        return bracket_nucleus(weights, total, top_p)
-
-    def _exp(self, scores: Logits, shift: float) -> Logits:
+    def _all(self, scores: Logits, highest: float) -> Logits:
+        shift = exp_shift(highest, self._temperature)
         return exp_weights(scores, shift, self._temperature, self._scratch_like(scores))
 
     def _scratch_like(self, scores: Logits) -> Logits:

