@@ -1,8 +1,15 @@
 #include "io/file.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "io/temp_file.h"
 #include "test.h"
@@ -179,6 +186,30 @@ TEST(a_file_cut_after_opening_is_an_error) {
   CHECK_THROWS(file.read_exact(memory.data(), 8192, 0), IoError, "got 4096 (end of file");
   CHECK_THROWS(file.read_exact_direct(memory.data(), 8192, 0), IoError, "end of file");
 }
+
+#if defined(__linux__)
+// Pages of [offset, offset + bytes) in the page cache; multiples of 4096.
+size_t cached_pages(const std::string& path, uint64_t offset, uint64_t bytes) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  void* map = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset));
+  std::vector<unsigned char> pages(bytes / 4096);
+  CHECK(::mincore(map, bytes, pages.data()) == 0);
+  ::munmap(map, bytes);
+  ::close(fd);
+  return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page % 2 == 1; }));
+}
+
+TEST(dropping_a_part_drops_all_of_it) {
+  constexpr uint64_t mebibyte = uint64_t{1} << 20;
+  const TempFile temp(8 * mebibyte);
+  const File file(temp.path());
+  CHECK(file.drop_cache(mebibyte + 4096, 3 * mebibyte));
+  const size_t left = cached_pages(temp.path(), mebibyte + 4096, 3 * mebibyte);
+  CHECK(file.drop_cache(0, 8 * mebibyte));
+  // A file system in memory drops nothing.
+  if (cached_pages(temp.path(), 0, 8 * mebibyte) == 0) CHECK(left == 0);
+}
+#endif
 
 TEST(cache_hints_do_not_change_what_is_read) {
   const TempFile temp(file_bytes);
