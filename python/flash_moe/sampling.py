@@ -213,26 +213,20 @@ class Candidates(NamedTuple):
 
     Attributes:
         weights: [n], none below 0.
-        ids: [n], whose weights those are; None when the index is the id.
+        ids: [n], whose weights those are.
     """
 
     weights: npt.NDArray[np.floating]
-    ids: Ids | None = None
+    ids: Ids
 
     def at_least(self, min_p: float) -> Candidates:
         """Returns those that have min_p of the largest weight."""
-        kept = np.flatnonzero(self.weights >= min_p * self.weights.max())
-        return Candidates(self.weights[kept], kept if self.ids is None else self.ids[kept])
+        kept = self.weights >= min_p * self.weights.max()
+        return Candidates(self.weights[kept], self.ids[kept])
 
     def draw(self, share: float) -> int:
         """Returns the id at which the running sum of weights passes `share` of their total."""
-        index = draw_index(self.weights, share)
-        return index if self.ids is None else int(self.ids[index])
-
-
-def _sample_step(size: int) -> int:
-    # Odd: what repeats in a vocabulary repeats by powers of two.
-    return (size // _SAMPLE) | 1
+        return int(self.ids[draw_index(self.weights, share)])
 
 
 def few_of_nucleus(
@@ -250,7 +244,7 @@ def few_of_nucleus(
     """
     size = scores.shape[0]
     bound = np.float32(highest - temperature * (math.log(size) + _FEW_TAIL))
-    sample = scores[:: _sample_step(size)]
+    sample = scores[:: (size // _SAMPLE) | 1]  # odd: what repeats, repeats by powers of two
     if np.count_nonzero(sample >= bound) > _FEW_SHARE * sample.shape[0]:
         return None
     ids = np.flatnonzero(scores >= bound)
@@ -316,7 +310,8 @@ def ahead_of(weights: Logits, total: float, top_p: float, token: int) -> Weighed
     kept = weights > weight
     kept[:token] |= weights[:token] == weight
     ahead = Weighed.of(weights, kept)
-    return ahead if 0 < ahead.total() >= top_p * total else None
+    reached = ahead.total()
+    return ahead if reached > 0 and reached >= top_p * total else None
 
 
 def draw_of_nucleus(
@@ -465,13 +460,16 @@ class Sampler:
         params, random = self._params, self._random.random
         candidates = self._candidates(scores, highest)
         if candidates is None:
-            return draw_of_nucleus(self._all(scores, highest), params.top_p, params.min_p, random)
+            weights = self._all(scores, highest)
+            if params.top_p == 1:
+                return draw_index(weights, random())
+            return draw_of_nucleus(weights, params.top_p, params.min_p, random)
         if params.min_p > 0:
             candidates = candidates.at_least(params.min_p)
         return candidates.draw(random())
 
     def _candidates(self, scores: Logits, highest: float) -> Candidates | None:
-        """Returns what top-k and top-p leave, None for a nucleus that may not be of few."""
+        """Returns what top-k and top-p leave; None for all, or a nucleus of more than a few."""
         params, temperature = self._params, self._temperature
         if params.top_k:
             ids = top_ids(scores, min(params.top_k, scores.shape[0]))
@@ -485,7 +483,7 @@ class Sampler:
         if params.min_p > 0:  # which leaves few: the others need no weight
             ids = np.flatnonzero(scores >= highest + temperature * math.log(params.min_p))
             return Candidates(_weights(scores[ids], temperature, highest), ids)
-        return Candidates(self._all(scores, highest))
+        return None
 
     def _all(self, scores: Logits, highest: float) -> Logits:
         shift = exp_shift(highest, self._temperature)

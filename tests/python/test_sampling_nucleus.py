@@ -1,6 +1,6 @@
 """The nucleus by each of its ways, against its definition in float64 with a sort of everything."""
 
-from itertools import count
+from itertools import count, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -187,6 +187,19 @@ def test_tokens_of_a_wide_nucleus_have_their_shares(case, equals):
     found = np.bincount(classes[tokens], minlength=40)[wanted > 0]
     wanted = wanted[wanted > 0]
     assert ((found - wanted) ** 2 / wanted).sum() < 80
+
+
+@pytest.mark.parametrize("vocab", VOCABS)
+def test_a_nucleus_of_few_is_the_smallest_set_that_reaches_top_p(vocab):
+    answered = set()
+    for shape, seed in product(SHAPES, range(3)):
+        logits = float32(SHAPES[shape](np.random.default_rng(seed), vocab))
+        for temperature, top_p in product((0.1, 0.7, 1.0, 2.5), TOP_PS):
+            few = few_of_nucleus(logits, float(logits.max()), temperature, top_p)
+            if few is not None:
+                answered.add(shape)
+                check(ids_of(few), logits, temperature, top_p)
+    assert {"wide", "steep ranks", "alone"} <= answered or vocab < 5000
 
 
 def test_few_tokens_are_found_without_the_others():
