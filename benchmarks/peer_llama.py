@@ -204,11 +204,13 @@ class Peer:
         Raises:
             OSError: when llama.cpp fails.
         """
-        tokens = (ctypes.c_int32 * len(ids))(*ids)
-        batch = Batch(n_tokens=len(ids), token=ctypes.addressof(tokens))
-        status = self._llama.llama_decode(self._context, batch)
-        if status or not self._llama.llama_get_logits_ith(self._context, -1):
-            raise OSError(f"llama_decode: {status}:\n{self.log[-2000:]}")
+        for first in range(0, len(ids), CONTEXT_DEFAULTS["n_batch"]):
+            here = ids[first : first + CONTEXT_DEFAULTS["n_batch"]]
+            tokens = (ctypes.c_int32 * len(here))(*here)
+            batch = Batch(n_tokens=len(here), token=ctypes.addressof(tokens))
+            status = self._llama.llama_decode(self._context, batch)
+            if status or not self._llama.llama_get_logits_ith(self._context, -1):
+                raise OSError(f"llama_decode: {status}:\n{self.log[-2000:]}")
 
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Returns a copy of the last token's."""

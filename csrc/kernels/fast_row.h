@@ -1,11 +1,14 @@
 #pragma once
 // For ISA files: where the parts of a fast row lie. All of them are zero beyond the row's inputs.
 //
-// DESIGN: an input's code c (16 bits) is stored as two signed bytes, c = 256 * hi + lo. Matrices of 4-bit codes
-// hold an even and an odd input in each byte, so their rows are read from `pairs`; the others from `natural`.
+// DESIGN: an input's code c (16 bits) is stored as two signed bytes, c = 256 * hi + lo. A byte of 4-bit codes holds an even
+// and an odd input, and a byte of 2-bit codes four: a shift and a mask give every second or every fourth input of a vector of
+// them, so that the row is stored in these orders, too.
 //   f32      [cols]
 //   pairs    for each 128 inputs: hi of the 64 even ones, hi of the odd ones, lo of the even ones, lo of the odd ones
 //   natural  256 bytes for each 128 inputs, in their order: the ISA's integer file says which
+//   fourths  for as many inputs as have their 2-bit codes in a vector of the ISA: hi of every fourth one from the first,
+//            from the second, the third and the fourth on, then lo of the same
 //   scales   f32 of each unit of 16, 32 and 64 inputs (equal within 64)
 //   sums     f32 of each unit: scale * (sum of its codes)
 
@@ -18,13 +21,18 @@ namespace {
 constexpr int64_t kChunk = 128;
 constexpr int64_t kPairChunkBytes = 256;
 constexpr int64_t kNaturalChunkBytes = 256;
+constexpr int64_t kFourthsChunkBytes = 256;
 constexpr float kRowCodeMax = 32512.0f;
 constexpr int kUnitKinds = 3;  // units of 16 << kind inputs
 
+// In which of its orders a row meets a codec's codes.
+enum class Order { natural, pairs, fourths };
+
 struct FastRowLayout {
-  int64_t chunks;
+  int64_t chunks;  // even, so that vectors of 256 inputs end with the row
   size_t pairs;
   size_t natural;
+  size_t fourths;
   size_t scales[kUnitKinds];
   size_t sums[kUnitKinds];
   size_t bytes;
@@ -32,11 +40,12 @@ struct FastRowLayout {
 
 inline FastRowLayout fast_row_layout(int64_t cols) {
   FastRowLayout layout{};
-  layout.chunks = (cols + kChunk - 1) / kChunk;
+  layout.chunks = (cols + 2 * kChunk - 1) / (2 * kChunk) * 2;
   const auto chunks = static_cast<size_t>(layout.chunks);
   layout.pairs = (static_cast<size_t>(cols) * 4 + 63) / 64 * 64;
   layout.natural = layout.pairs + chunks * kPairChunkBytes;
-  size_t at = layout.natural + chunks * kNaturalChunkBytes;
+  layout.fourths = layout.natural + chunks * kNaturalChunkBytes;
+  size_t at = layout.fourths + chunks * kFourthsChunkBytes;
   for (int kind = 0; kind < kUnitKinds; ++kind) {
     const size_t units = chunks * (static_cast<size_t>(kChunk) >> (4 + kind));
     const size_t bytes = (units + 15) / 16 * 64;
@@ -51,14 +60,16 @@ inline FastRowLayout fast_row_layout(int64_t cols) {
 struct FastRow {
   const int8_t* pairs;
   const int8_t* natural;
+  const int8_t* fourths;
   const float* scales;  // of the matrix's units
   const float* sums;
 };
 
 inline FastRow fast_row(const uint8_t* row, const FastRowLayout& layout, int unit_kind) {
-  return {reinterpret_cast<const int8_t*>(row + layout.pairs), reinterpret_cast<const int8_t*>(row + layout.natural),
-          reinterpret_cast<const float*>(row + layout.scales[unit_kind]),
-          reinterpret_cast<const float*>(row + layout.sums[unit_kind])};
+  const auto bytes = [row](size_t at) { return reinterpret_cast<const int8_t*>(row + at); };
+  const auto floats = [row](size_t at) { return reinterpret_cast<const float*>(row + at); };
+  return {bytes(layout.pairs), bytes(layout.natural), bytes(layout.fourths), floats(layout.scales[unit_kind]),
+          floats(layout.sums[unit_kind])};
 }
 
 inline size_t fast_row_bytes(int64_t cols) { return fast_row_layout(cols).bytes; }

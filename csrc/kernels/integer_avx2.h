@@ -1,8 +1,8 @@
 #pragma once
 // For the AVX2 files: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
 //
-// 4-bit codes are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
-// other nibble stay below 2^15, so nothing saturates. Wider codes are multiplied as 16-bit words. Compiled with
+// Codes of 2 and 4 bits are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
+// other nibble stay below 2^15, so nothing saturates. Others are multiplied as 16-bit words. Compiled with
 // -mavxvnni, both take VNNI's instructions, which add the products in 32 bits.
 
 #include "kernels/fast_row.h"
@@ -19,6 +19,12 @@ inline void store_unit_scales(uint8_t* row, const FastRowLayout& layout, int64_t
 inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store_bytes(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 
+// `n` bytes, a multiple of 4 below 32, and zeros.
+inline __m256i load_first_bytes(const void* p, int64_t n) {
+  const __m256i places = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+  return _mm256_maskload_epi32(static_cast<const int*>(p), _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), places));
+}
+
 inline Lanes twice_each(Lanes x) {
   return {_mm256_permutevar8x32_ps(x.low, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
           _mm256_permutevar8x32_ps(x.low, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
@@ -30,6 +36,12 @@ inline __m256i in_order(__m256i packed) { return _mm256_permute4x64_epi64(packed
 inline __m256i even_then_odd(__m256i bytes) {
   const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
   return in_order(_mm256_shuffle_epi8(bytes, split));
+}
+
+// In each quarter of the result: bytes 0, 4, .. 28 of x, then 1, 5, .. 29 and so on.
+inline __m256i every_fourth_byte(__m256i x) {
+  const __m256i within = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x, within), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 inline uint32_t largest_bits(const Lanes* values) {
@@ -65,19 +77,34 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
     sums[j] = _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
   }
   uint8_t* pairs = row + layout.pairs + static_cast<size_t>(block / 2 * kPairChunkBytes + block % 2 * 32);
+  __m256i all[2][2];  // hi and lo, each of 32 inputs and of 32 more
   for (int j = 0; j < 2; ++j) {
     __m256i hi[2], lo[2];
     for (int i = 0; i < 2; ++i) {
       hi[i] = _mm256_srai_epi16(_mm256_add_epi16(code[2 * j + i], _mm256_set1_epi16(128)), 8);
       lo[i] = _mm256_sub_epi16(code[2 * j + i], _mm256_slli_epi16(hi[i], 8));
     }
-    const __m256i split_hi = even_then_odd(in_order(_mm256_packs_epi16(hi[0], hi[1])));
-    const __m256i split_lo = even_then_odd(in_order(_mm256_packs_epi16(lo[0], lo[1])));
+    all[0][j] = in_order(_mm256_packs_epi16(hi[0], hi[1]));
+    all[1][j] = in_order(_mm256_packs_epi16(lo[0], lo[1]));
+    const __m256i split_hi = even_then_odd(all[0][j]);
+    const __m256i split_lo = even_then_odd(all[1][j]);
     const auto put = [&](int offset, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(pairs + 16 * j + offset), x); };
     put(0, _mm256_castsi256_si128(split_hi));
     put(64, _mm256_extracti128_si256(split_hi, 1));
     put(128, _mm256_castsi256_si128(split_lo));
     put(192, _mm256_extracti128_si256(split_lo, 1));
+  }
+  uint8_t* fourths = row + layout.fourths + static_cast<size_t>(block / 2 * kFourthsChunkBytes + block % 2 * 16);
+  for (int j = 0; j < 2; ++j) {
+    const __m256i first = every_fourth_byte(all[j][0]);
+    const __m256i second = every_fourth_byte(all[j][1]);
+    const __m256i even = _mm256_unpacklo_epi64(first, second);  // from the first, from the third
+    const __m256i odd = _mm256_unpackhi_epi64(first, second);   // from the second, from the fourth
+    const auto put = [&](int i, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(fourths + 128 * j + 32 * i), x); };
+    put(0, _mm256_castsi256_si128(even));
+    put(1, _mm256_castsi256_si128(odd));
+    put(2, _mm256_extracti128_si256(even, 1));
+    put(3, _mm256_extracti128_si256(odd, 1));
   }
   store_unit_scales(row, layout, block, of.scale, sums);
 }
@@ -85,7 +112,7 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
 // Nibble codecs turn 64 inputs into 32 even and 32 odd codes.
 struct Affine4 {
   static constexpr int kBits = 4;
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr bool kIsE2m1 = false;
   static __m256i adjust(__m256i nibbles) { return nibbles; }
 };
@@ -93,7 +120,7 @@ struct Affine4 {
 // E2M1, doubled and offset by 12.
 struct E2m1 {
   static constexpr int kBits = 4;
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr bool kIsE2m1 = true;
   static __m256i adjust(__m256i nibbles) {
     const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
@@ -121,7 +148,7 @@ constexpr WordPlaces<bits> kWordPlaces;
 template <int bits>
 struct AffineStream {
   static constexpr int kBits = bits;
-  static constexpr bool kPairs = false;
+  static constexpr Order kOrder = Order::natural;
   static constexpr bool kIsE2m1 = false;
   static __m256i sixteen(const uint8_t* p) {
     if constexpr (bits == 8) return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -130,6 +157,11 @@ struct AffineStream {
     return _mm256_srli_epi16(_mm256_mullo_epi16(spread, load_bytes(kWordPlaces<bits>.factors)), 16 - bits);
   }
 };
+
+// Of each two words: 256 times those of `hi` and those of `lo`.
+inline __m256i join_words(__m256i hi, __m256i lo) {
+  return _mm256_add_epi32(_mm256_madd_epi16(hi, _mm256_set1_epi16(256)), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)));
+}
 
 // Sums of block begin + j of 64 inputs (`inputs` of them in the matrix), spread over eight words: words lie in the
 // order of the units. `begin` is even.
@@ -153,7 +185,41 @@ inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t begin, int
                                         _mm256_maddubs_epi16(odd, load_bytes(q + 64)));
     const __m256i lo = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(q + 128)),
                                         _mm256_maddubs_epi16(odd, load_bytes(q + 192)));
-    out[r] = _mm256_add_epi32(_mm256_madd_epi16(hi, _mm256_set1_epi16(256)), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)));
+    out[r] = join_words(hi, lo);
+#endif
+  }
+}
+
+// 128 codes of 2 bits.
+struct Affine2 {
+  static constexpr int kBits = 2;
+  static constexpr Order kOrder = Order::fourths;
+  static constexpr bool kIsE2m1 = false;
+};
+
+// As pair_sums, of vector `vector` of 128 inputs.
+template <int rows>
+inline void fourths_sums(const uint8_t* codes, const FastRow* x, int64_t vector, int64_t inputs, __m256i* out) {
+  const uint8_t* p = codes + 32 * vector;
+  const __m256i raw = inputs >= 128 ? load_bytes(p) : load_first_bytes(p, inputs / 4);
+  const __m256i mask = _mm256_set1_epi8(3);
+  const __m256i w[4] = {_mm256_and_si256(raw, mask), _mm256_and_si256(_mm256_srli_epi16(raw, 2), mask),
+                        _mm256_and_si256(_mm256_srli_epi16(raw, 4), mask), _mm256_and_si256(_mm256_srli_epi16(raw, 6), mask)};
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* q = x[r].fourths + kFourthsChunkBytes * vector;
+#if defined(__AVXVNNI__)
+    __m256i sum = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) sum = _mm256_dpbusd_avx_epi32(sum, w[i], load_bytes(q + 32 * i));
+    sum = _mm256_slli_epi32(sum, 8);
+    for (int i = 0; i < 4; ++i) sum = _mm256_dpbusd_avx_epi32(sum, w[i], load_bytes(q + 128 + 32 * i));
+    out[r] = sum;
+#else
+    const auto words = [&](const int8_t* at) {
+      const __m256i first = _mm256_add_epi16(_mm256_maddubs_epi16(w[0], load_bytes(at)), _mm256_maddubs_epi16(w[1], load_bytes(at + 32)));
+      return _mm256_add_epi16(first, _mm256_add_epi16(_mm256_maddubs_epi16(w[2], load_bytes(at + 64)),
+                                                      _mm256_maddubs_epi16(w[3], load_bytes(at + 96))));
+    };
+    out[r] = join_words(words(q), words(q + 128));
 #endif
   }
 }
@@ -194,16 +260,18 @@ inline __m256i gather_units(const __m256i* v) {
 // Units `first` .. `first` + 7 of `rows` rows.
 template <typename Codec, int kind, int rows>
 inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
-  constexpr int kSteps = Codec::kPairs ? 2 << kind : 8;
-  constexpr int64_t kInputs = Codec::kPairs ? 64 : 16 << kind;
+  constexpr int64_t kInputs = Codec::kOrder == Order::fourths ? 128 : Codec::kOrder == Order::pairs ? 64 : 16 << kind;
+  constexpr int kSteps = (128 << kind) / kInputs;
   constexpr int64_t kBytes = kInputs / 8 * Codec::kBits;
-  const int64_t begin = Codec::kPairs ? first << kind >> 2 : first;
+  const int64_t begin = first * kSteps / 8;
   __m256i v[rows][kSteps];
   const auto take = [&](int64_t j, int64_t inputs) {
     __m256i sums[rows];
     if (inputs <= 0) {
       for (__m256i& sum : sums) sum = _mm256_setzero_si256();
-    } else if constexpr (Codec::kPairs) {
+    } else if constexpr (Codec::kOrder == Order::fourths) {
+      fourths_sums<rows>(codes, x, begin + j, inputs, sums);
+    } else if constexpr (Codec::kOrder == Order::pairs) {
       pair_sums<Codec, rows>(codes, x, begin, j, inputs, sums);
     } else {
       stream_sums<Codec, kind, rows>(codes, x, begin + j, sums);

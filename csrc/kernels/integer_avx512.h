@@ -31,6 +31,13 @@ inline __m512i even_then_odd_bytes(__m512i x) {
   return _mm512_permutexvar_epi8(_mm512_load_si512(kIndex), x);
 }
 
+// In each quarter of the result: bytes 0, 4, .. 60 of x, then 1, 5, .. 61 and so on.
+inline __m512i every_fourth_byte(__m512i x) {
+  const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i across = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(across, _mm512_shuffle_epi8(x, within));
+}
+
 inline __m512i join_bytes(const __m128i* quarters) {
   const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(quarters[0]), quarters[1], 1);
   const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarters[2]), quarters[3], 1);
@@ -85,6 +92,16 @@ inline void encode_block(const float* x, int64_t n, uint8_t* row, const FastRowL
   put(64, _mm512_extracti64x4_epi64(split_hi, 1));
   put(128, _mm512_castsi512_si256(split_lo));
   put(192, _mm512_extracti64x4_epi64(split_lo, 1));
+  uint8_t* fourths = row + layout.fourths + static_cast<size_t>(block / 4 * 2 * kFourthsChunkBytes + block % 4 * 16);
+  const auto put_quarters = [&](int offset, __m512i bytes) {
+    const auto at = [&](int i) { return reinterpret_cast<__m128i*>(fourths + offset + 64 * i); };
+    _mm_storeu_si128(at(0), _mm512_castsi512_si128(bytes));
+    _mm_storeu_si128(at(1), _mm512_extracti32x4_epi32(bytes, 1));
+    _mm_storeu_si128(at(2), _mm512_extracti32x4_epi32(bytes, 2));
+    _mm_storeu_si128(at(3), _mm512_extracti32x4_epi32(bytes, 3));
+  };
+  put_quarters(0, every_fourth_byte(all_hi));
+  put_quarters(256, every_fourth_byte(all_lo));
   const __m512i sums = sum_words(code[0], code[1], code[2], code[3]);
   const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
   const __m128i sums16 = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
@@ -106,14 +123,14 @@ inline void prepare_fast_row(const float* x, int64_t cols, uint8_t* dst) {
 
 // ---- Codes -----------------------------------------------------------------------------------------------
 
-// Pair codecs give the codes of 128 inputs as 64 even and 64 odd ones; `inputs` of them exist. They read kVectorBytes.
-// Panel is the codec for products of several rows, whose pair codecs are of 4 bits.
+// Codecs of order `pairs` give the codes of 128 inputs as 64 even and 64 odd ones; `inputs` of them exist. They read kVectorBytes.
+// Panel is the codec for products of several rows: 4 bits in pairs, or natural order.
 struct PairCodes {
   __m512i even, odd;
 };
 
 struct Affine4 {
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr int64_t kVectorBytes = 64;
   static constexpr bool kIsE2m1 = false;
   using Panel = Affine4;
@@ -128,7 +145,7 @@ struct Affine4 {
 
 // E2M1, doubled and offset by 12.
 struct E2m1 {
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr int64_t kVectorBytes = 64;
   static constexpr bool kIsE2m1 = true;
   using Panel = E2m1;
@@ -157,10 +174,10 @@ struct StreamPlaces {
 template <int bits>
 constexpr StreamPlaces<bits> kStreamPlaces;
 
-// Natural codecs give the codes of 64 inputs in their order.
+// Those of natural order give the codes of 64 inputs.
 template <int bits>
 struct AffineStream {
-  static constexpr bool kPairs = false;
+  static constexpr Order kOrder = Order::natural;
   static constexpr int64_t kVectorBytes = 8 * bits;
   static constexpr bool kIsE2m1 = false;
   using Panel = AffineStream<bits>;
@@ -175,21 +192,53 @@ struct AffineStream {
   }
 };
 
+// One row of 3 bits: sixteen codes lie in six bytes, those go to one 64-bit element, and out of it come the even and the odd.
+struct SixBytePlaces {
+  alignas(64) uint8_t bytes[64] = {};
+  alignas(64) uint8_t even_shifts[64] = {};
+  alignas(64) uint8_t odd_shifts[64] = {};
+  constexpr SixBytePlaces() {
+    for (int i = 0; i < 64; ++i) {
+      bytes[i] = static_cast<uint8_t>(i % 8 < 6 ? i / 8 * 6 + i % 8 : 0);
+      even_shifts[i] = static_cast<uint8_t>(i % 8 * 6);
+      odd_shifts[i] = static_cast<uint8_t>(i % 8 * 6 + 3);
+    }
+  }
+};
+constexpr SixBytePlaces kSixBytePlaces;
+
+struct Affine3 {
+  static constexpr Order kOrder = Order::pairs;
+  static constexpr int64_t kVectorBytes = 48;
+  static constexpr bool kIsE2m1 = false;
+  using Panel = AffineStream<3>;
+  static PairCodes read(const uint8_t* row, int64_t chunk, int64_t inputs) {
+    const __m512i raw = _mm512_maskz_loadu_epi8(first_bytes(inputs * 3 / 8), row + 48 * chunk);
+    const __m512i spread = _mm512_permutexvar_epi8(_mm512_load_si512(kSixBytePlaces.bytes), raw);
+    const __m512i mask = _mm512_set1_epi8(7);
+    const auto codes = [&](const uint8_t* shifts) {
+      return _mm512_and_si512(_mm512_multishift_epi64_epi8(_mm512_load_si512(shifts), spread), mask);
+    };
+    return {codes(kSixBytePlaces.even_shifts), codes(kSixBytePlaces.odd_shifts)};
+  }
+};
+
+// 256 inputs: every fourth one from the first, second, third and fourth on.
+struct FourCodes {
+  __m512i from[4];
+};
+
 struct Affine2 {
-  static constexpr bool kPairs = true;
-  static constexpr int64_t kVectorBytes = 32;
+  static constexpr Order kOrder = Order::fourths;
+  static constexpr int64_t kVectorBytes = 64;
   static constexpr bool kIsE2m1 = false;
   using Panel = AffineStream<2>;
-  static PairCodes read(const uint8_t* row, int64_t chunk, int64_t inputs) {
-    const uint8_t* p = row + 32 * chunk;
-    const __m256i raw = inputs == kChunk
-                            ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
-                            : _mm256_maskz_loadu_epi8(static_cast<__mmask32>(first_bytes(inputs / 4)), p);
-    const __m512i w = _mm512_cvtepu8_epi16(raw);  // codes 0..3 of four inputs in each 16 bits
+  static FourCodes read(const uint8_t* row, int64_t vector, int64_t inputs) {
+    const uint8_t* p = row + 64 * vector;
+    const __m512i raw = inputs == 256 ? load_bytes(p) : _mm512_maskz_loadu_epi8(first_bytes(inputs / 4), p);
     const __m512i mask = _mm512_set1_epi8(3);
-    constexpr int kOrThenAnd = 0xa8;
-    return {_mm512_ternarylogic_epi32(w, _mm512_slli_epi16(w, 4), mask, kOrThenAnd),
-            _mm512_ternarylogic_epi32(_mm512_srli_epi16(w, 2), _mm512_slli_epi16(w, 2), mask, kOrThenAnd)};
+    return {{_mm512_and_si512(raw, mask), _mm512_and_si512(_mm512_srli_epi16(raw, 2), mask),
+             _mm512_and_si512(_mm512_srli_epi16(raw, 4), mask), _mm512_and_si512(_mm512_srli_epi16(raw, 6), mask)}};
   }
 };
 
@@ -266,7 +315,7 @@ inline void with_codec(const Matrix& m, Fn fn) {
     case 2:
       return fn.template operator()<Affine2>();
     case 3:
-      return fn.template operator()<AffineStream<3>>();
+      return fn.template operator()<Affine3>();
     case 4:
       return fn.template operator()<Affine4>();
     case 5:

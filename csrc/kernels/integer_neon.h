@@ -79,12 +79,22 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
     vst1q_s8(pairs + 16 * j + 128, vuzp1q_s8(lo[2 * j], lo[2 * j + 1]));
     vst1q_s8(pairs + 16 * j + 192, vuzp2q_s8(lo[2 * j], lo[2 * j + 1]));
   }
+  auto* fourths = reinterpret_cast<int8_t*>(row + layout.fourths + static_cast<size_t>(block) * 128);
+  for (const auto* bytes : {hi, lo}) {
+    const int8x16_t even[2] = {vuzp1q_s8(bytes[0], bytes[1]), vuzp1q_s8(bytes[2], bytes[3])};
+    const int8x16_t odd[2] = {vuzp2q_s8(bytes[0], bytes[1]), vuzp2q_s8(bytes[2], bytes[3])};
+    vst1q_s8(fourths, vuzp1q_s8(even[0], even[1]));
+    vst1q_s8(fourths + 16, vuzp1q_s8(odd[0], odd[1]));
+    vst1q_s8(fourths + 32, vuzp2q_s8(even[0], even[1]));
+    vst1q_s8(fourths + 48, vuzp2q_s8(odd[0], odd[1]));
+    fourths += 64;
+  }
   store_unit_scales(row, layout, block, of.scale, sums);
 }
 
 struct Affine4 {
   static constexpr int kBits = 4;
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr bool kIsE2m1 = false;
   static int8x16_t adjust(uint8x16_t nibbles) { return vreinterpretq_s8_u8(nibbles); }
 };
@@ -92,7 +102,7 @@ struct Affine4 {
 // E2M1, doubled and offset by 12.
 struct E2m1 {
   static constexpr int kBits = 4;
-  static constexpr bool kPairs = true;
+  static constexpr Order kOrder = Order::pairs;
   static constexpr bool kIsE2m1 = true;
   static int8x16_t adjust(uint8x16_t nibbles) {
     static constexpr int8_t kOffset[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
@@ -104,7 +114,7 @@ struct E2m1 {
 template <int bits>
 struct AffineStream {
   static constexpr int kBits = bits;
-  static constexpr bool kPairs = false;
+  static constexpr Order kOrder = Order::natural;
   static constexpr bool kIsE2m1 = false;
   static constexpr bool kIsLowered = bits == 8;
   static int8x16_t sixteen(const uint8_t* p) {
@@ -123,6 +133,33 @@ inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t half, int3
     const int8_t* q = x[r].pairs + kPairChunkBytes * (half / 4) + 16 * (half % 4);
     const int32x4_t hi = dot(dot(vdupq_n_s32(0), even, vld1q_s8(q)), odd, vld1q_s8(q + 64));
     const int32x4_t lo = dot(dot(vdupq_n_s32(0), even, vld1q_s8(q + 128)), odd, vld1q_s8(q + 192));
+    out[r] = join(hi, lo);
+  }
+}
+
+// Sixty-four codes of 2 bits.
+struct Affine2 {
+  static constexpr int kBits = 2;
+  static constexpr Order kOrder = Order::fourths;
+  static constexpr bool kIsE2m1 = false;
+};
+
+// Sums of block `block` of 64 inputs (32 of them in the matrix, if it ends there): lanes 0 and 1 of the first half.
+template <int rows>
+inline void fourths_sums(const uint8_t* codes, const FastRow* x, int64_t block, bool half, int32x4_t* out) {
+  const uint8_t* p = codes + 16 * block;
+  const uint8x16_t raw = half ? vcombine_u8(vld1_u8(p), vdup_n_u8(0)) : vld1q_u8(p);
+  const uint8x16_t mask = vdupq_n_u8(3);
+  const uint8x16_t w[4] = {vandq_u8(raw, mask), vandq_u8(vshrq_n_u8(raw, 2), mask), vandq_u8(vshrq_n_u8(raw, 4), mask),
+                           vshrq_n_u8(raw, 6)};
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* q = x[r].fourths + kFourthsChunkBytes / 2 * block;
+    int32x4_t hi = vdupq_n_s32(0);
+    int32x4_t lo = vdupq_n_s32(0);
+    for (int i = 0; i < 4; ++i) {
+      hi = dot(hi, vreinterpretq_s8_u8(w[i]), vld1q_s8(q + 16 * i));
+      lo = dot(lo, vreinterpretq_s8_u8(w[i]), vld1q_s8(q + 64 + 16 * i));
+    }
     out[r] = join(hi, lo);
   }
 }
@@ -158,9 +195,10 @@ inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, in
 // Units `first` .. `first` + 3 of `rows` rows, 0 beyond the last.
 template <typename Codec, int kind, int rows>
 inline void four_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, float32x4_t* out) {
-  // A unit of 16 inputs in pairs is half a vector; the others have one each.
-  constexpr int kVectors = Codec::kPairs && kind == 0 ? 2 : 4;
-  constexpr int64_t kInputs = Codec::kPairs && kind == 0 ? 32 : 16 << kind;
+  // Units of 16 inputs in pairs, or of 32 in fourths, have half a vector; the others have one each.
+  constexpr bool kHalves = (Codec::kOrder == Order::pairs && kind == 0) || (Codec::kOrder == Order::fourths && kind == 1);
+  constexpr int kVectors = kHalves ? 2 : 4;
+  constexpr int64_t kInputs = (kHalves ? 32 : 16) << kind;
   int32x4_t v[rows][4];
   for (int64_t j = 0; j < kVectors; ++j) {
     const int64_t at = first * (16 << kind) + j * kInputs;
@@ -168,8 +206,10 @@ inline void four_sums(const uint8_t* codes, const FastRow* x, int64_t first, int
     for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
     if (at < cols) {
       fetch_ahead(codes, at * Codec::kBits / 8, kInputs * Codec::kBits / 8);
-      if constexpr (!Codec::kPairs) {
+      if constexpr (Codec::kOrder == Order::natural) {
         stream_sums<Codec, kind, rows>(codes, x, first + j, sums);
+      } else if constexpr (Codec::kOrder == Order::fourths) {
+        fourths_sums<rows>(codes, x, at / 64, at + 64 > cols, sums);
       } else {
         pair_sums<Codec, rows>(codes, x, at / 32, sums);
         if constexpr (kind == 2) {

@@ -177,7 +177,7 @@ inline void integer_matmul(const MatmulArgs& args) {
   if (args.matrix.format != MatrixFormat::affine) return integer_products_of<E2m1>(args);
   switch (args.matrix.bits) {
     case 2:
-      return integer_products_of<AffineStream<2>>(args);
+      return integer_products_of<Affine2>(args);
     case 3:
       return integer_products_of<AffineStream<3>>(args);
     case 4:

@@ -57,7 +57,7 @@ inline void fill_tile_from_nibbles(Panel& panel, int64_t block, int64_t inputs) 
 template <typename Codec, int kind>
 void fill_tile_panel(Panel& panel, int64_t block) {
   fill_block<kind>(panel, block, [&](int64_t inputs) {
-    if constexpr (Codec::kPairs) {
+    if constexpr (Codec::kOrder == Order::pairs) {
       fill_tile_from_nibbles<Codec>(panel, block, inputs);
     } else {
       fill_from_stream<Codec>(panel, block, inputs);

@@ -14,7 +14,15 @@ namespace {
 // The sums of one vector of codes, spread over its words: units lie in order, 16 / units words each.
 template <typename Codec>
 inline __m512i product(const uint8_t* codes, const FastRow& x, int64_t at, int64_t inputs) {
-  if constexpr (Codec::kPairs) {
+  if constexpr (Codec::kOrder == Order::fourths) {
+    const FourCodes w = Codec::read(codes, at, inputs);
+    const int8_t* p = x.fourths + 2 * kFourthsChunkBytes * at;
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, w.from[i], load_bytes(p + 64 * i));
+    sum = _mm512_slli_epi32(sum, 8);
+    for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, w.from[i], load_bytes(p + 256 + 64 * i));
+    return sum;
+  } else if constexpr (Codec::kOrder == Order::pairs) {
     const PairCodes w = Codec::read(codes, at, inputs);
     const int8_t* p = x.pairs + kPairChunkBytes * at;
     __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.even, load_bytes(p));
@@ -59,7 +67,8 @@ inline __m512i gather_units(const __m512i* v) {
 
 template <typename Codec, int kind>
 struct RowProduct {
-  static constexpr int kInputs = Codec::kPairs ? 128 : 64;  // of a vector of codes
+  // Of a vector of codes.
+  static constexpr int kInputs = Codec::kOrder == Order::fourths ? 256 : Codec::kOrder == Order::pairs ? 128 : 64;
   static constexpr int kUnits = kInputs >> (4 + kind);      // of a vector of codes
   static constexpr int kVectors = 16 / kUnits;
   static constexpr int64_t kBytes = kVectors * Codec::kVectorBytes;  // of the codes of sixteen units
@@ -230,7 +239,7 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
 template <typename Codec, int kind>
 void fill_panel(Panel& panel, int64_t block) {
   fill_block<kind>(panel, block, [&](int64_t inputs) {
-    if constexpr (Codec::kPairs) {
+    if constexpr (Codec::kOrder == Order::pairs) {
       fill_from_nibbles<Codec, kind>(panel, block, inputs);
     } else {
       fill_from_stream<Codec>(panel, block, inputs);
@@ -271,7 +280,7 @@ void matmul(const MatmulArgs& args) {
         one_row<Codec, kind>(args);
       } else if (args.row_count > 1) {
         using Filled = typename Codec::Panel;
-        panel_product(args, kind, fill_panel<Filled, kind>, multiply_block<Filled::kPairs, kind>);
+        panel_product(args, kind, fill_panel<Filled, kind>, multiply_block<Filled::kOrder == Order::pairs, kind>);
       }
     });
   });
