@@ -58,18 +58,15 @@ inline FastRowLayout fast_row_layout(int64_t cols) {
 }
 
 struct FastRow {
-  const int8_t* pairs;
-  const int8_t* natural;
-  const int8_t* fourths;
-  const float* scales;  // of the matrix's units
+  const int8_t* inputs;  // in the order asked for
+  const float* scales;   // of the matrix's units
   const float* sums;
 };
 
-inline FastRow fast_row(const uint8_t* row, const FastRowLayout& layout, int unit_kind) {
-  const auto bytes = [row](size_t at) { return reinterpret_cast<const int8_t*>(row + at); };
-  const auto floats = [row](size_t at) { return reinterpret_cast<const float*>(row + at); };
-  return {bytes(layout.pairs), bytes(layout.natural), bytes(layout.fourths), floats(layout.scales[unit_kind]),
-          floats(layout.sums[unit_kind])};
+inline FastRow fast_row(const uint8_t* row, const FastRowLayout& layout, Order order, int unit_kind) {
+  const size_t at = order == Order::fourths ? layout.fourths : order == Order::pairs ? layout.pairs : layout.natural;
+  return {reinterpret_cast<const int8_t*>(row + at), reinterpret_cast<const float*>(row + layout.scales[unit_kind]),
+          reinterpret_cast<const float*>(row + layout.sums[unit_kind])};
 }
 
 inline size_t fast_row_bytes(int64_t cols) { return fast_row_layout(cols).bytes; }

@@ -174,7 +174,7 @@ inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t begin, int
   const __m256i even = Codec::adjust(_mm256_and_si256(raw, mask));
   const __m256i odd = Codec::adjust(_mm256_and_si256(_mm256_srli_epi16(raw, 4), mask));
   for (int r = 0; r < rows; ++r) {
-    const int8_t* q = x[r].pairs + kPairChunkBytes / 2 * begin + (kPairChunkBytes * (j / 2) + 32 * (j % 2));
+    const int8_t* q = x[r].inputs + kPairChunkBytes / 2 * begin + (kPairChunkBytes * (j / 2) + 32 * (j % 2));
 #if defined(__AVXVNNI__)
     __m256i sum = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), even, load_bytes(q));
     sum = _mm256_slli_epi32(_mm256_dpbusd_avx_epi32(sum, odd, load_bytes(q + 64)), 8);
@@ -206,7 +206,7 @@ inline void fourths_sums(const uint8_t* codes, const FastRow* x, int64_t vector,
   const __m256i w[4] = {_mm256_and_si256(raw, mask), _mm256_and_si256(_mm256_srli_epi16(raw, 2), mask),
                         _mm256_and_si256(_mm256_srli_epi16(raw, 4), mask), _mm256_and_si256(_mm256_srli_epi16(raw, 6), mask)};
   for (int r = 0; r < rows; ++r) {
-    const int8_t* q = x[r].fourths + kFourthsChunkBytes * vector;
+    const int8_t* q = x[r].inputs + kFourthsChunkBytes * vector;
 #if defined(__AVXVNNI__)
     __m256i sum = _mm256_setzero_si256();
     for (int i = 0; i < 4; ++i) sum = _mm256_dpbusd_avx_epi32(sum, w[i], load_bytes(q + 32 * i));
@@ -233,9 +233,9 @@ inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, __
     const __m256i w = Codec::sixteen(codes + 2 * Codec::kBits * i);
     for (int r = 0; r < rows; ++r) {
 #if defined(__AVXVNNI__)
-      out[r] = _mm256_dpwssd_avx_epi32(out[r], w, load_bytes(x[r].natural + 32 * i));
+      out[r] = _mm256_dpwssd_avx_epi32(out[r], w, load_bytes(x[r].inputs + 32 * i));
 #else
-      out[r] = _mm256_add_epi32(out[r], _mm256_madd_epi16(w, load_bytes(x[r].natural + 32 * i)));
+      out[r] = _mm256_add_epi32(out[r], _mm256_madd_epi16(w, load_bytes(x[r].inputs + 32 * i)));
 #endif
     }
   }

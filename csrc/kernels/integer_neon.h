@@ -130,7 +130,7 @@ inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t half, int3
   const int8x16_t even = Codec::adjust(vandq_u8(raw, vdupq_n_u8(15)));
   const int8x16_t odd = Codec::adjust(vshrq_n_u8(raw, 4));
   for (int r = 0; r < rows; ++r) {
-    const int8_t* q = x[r].pairs + kPairChunkBytes * (half / 4) + 16 * (half % 4);
+    const int8_t* q = x[r].inputs + kPairChunkBytes * (half / 4) + 16 * (half % 4);
     const int32x4_t hi = dot(dot(vdupq_n_s32(0), even, vld1q_s8(q)), odd, vld1q_s8(q + 64));
     const int32x4_t lo = dot(dot(vdupq_n_s32(0), even, vld1q_s8(q + 128)), odd, vld1q_s8(q + 192));
     out[r] = join(hi, lo);
@@ -153,7 +153,7 @@ inline void fourths_sums(const uint8_t* codes, const FastRow* x, int64_t block, 
   const uint8x16_t w[4] = {vandq_u8(raw, mask), vandq_u8(vshrq_n_u8(raw, 2), mask), vandq_u8(vshrq_n_u8(raw, 4), mask),
                            vshrq_n_u8(raw, 6)};
   for (int r = 0; r < rows; ++r) {
-    const int8_t* q = x[r].fourths + kFourthsChunkBytes / 2 * block;
+    const int8_t* q = x[r].inputs + kFourthsChunkBytes / 2 * block;
     int32x4_t hi = vdupq_n_s32(0);
     int32x4_t lo = vdupq_n_s32(0);
     for (int i = 0; i < 4; ++i) {
@@ -175,7 +175,7 @@ inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, in
   for (int64_t i = first; i < first + (1 << kind); ++i) {
     const int8x16_t w = Codec::sixteen(codes + 2 * Codec::kBits * i);
     for (int r = 0; r < rows; ++r) {
-      const int8_t* q = x[r].natural + 128 * (i / 4) + 16 * (i % 4);
+      const int8_t* q = x[r].inputs + 128 * (i / 4) + 16 * (i % 4);
       const int8x16_t x_hi = vld1q_s8(q);
       const int8x16_t x_lo = vld1q_s8(q + 64);
       hi[r] = dot(hi[r], w, x_hi);

@@ -65,9 +65,9 @@ struct Panel {
   explicit Panel(const Matrix& m)
       : matrix(&m), scales(m), layout(fast_row_layout(m.cols)), unit_count(scales.units.count) {}
 
-  [[gnu::noinline]] void set_rows(const MatmulArgs& args, int64_t first, int kind) {
+  [[gnu::noinline]] void set_rows(const MatmulArgs& args, int64_t first, Order order, int kind) {
     row_count = args.row_count - first < kPanelRows ? args.row_count - first : kPanelRows;
-    for (int64_t r = 0; r < row_count; ++r) rows[r] = fast_row(input_bytes(args, first + r), layout, kind);
+    for (int64_t r = 0; r < row_count; ++r) rows[r] = fast_row(input_bytes(args, first + r), layout, order, kind);
   }
 
   void set_outs(int64_t first, int64_t left) {

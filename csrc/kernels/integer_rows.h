@@ -141,7 +141,7 @@ void integer_products(const MatmulArgs& args) {
     FastRow x[kRowsAtOnce];
     for (int64_t r = 0; r < count; ++r) {
       const int64_t from = args.x_rows ? args.x_rows[first + r] : first + r;
-      x[r] = fast_row(args.x + static_cast<size_t>(from) * args.x_stride, layout, kind);
+      x[r] = fast_row(args.x + static_cast<size_t>(from) * args.x_stride, layout, Codec::kOrder, kind);
     }
     int64_t out = args.out_begin;
     for (; count == 1 && scales.units.count == 8 && out + 4 <= args.out_end; out += 4) {

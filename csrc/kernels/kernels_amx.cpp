@@ -75,12 +75,12 @@ struct InputBlock {
   // `evenly`: the rows lie x_stride apart and there are as many as the tile has.
   void load(const Panel& panel, int64_t first, int64_t count, int64_t block, bool evenly, size_t x_stride) {
     if (evenly) {
-      at = panel.rows[first].natural + 128 * block;
+      at = panel.rows[first].inputs + 128 * block;
       stride = static_cast<int64_t>(x_stride);
       return;
     }
     for (int64_t r = 0; r < count; ++r) {
-      const int8_t* from = panel.rows[first + r].natural + 128 * block;
+      const int8_t* from = panel.rows[first + r].inputs + 128 * block;
       _mm512_store_si512(staged[r], load_bytes(from));
       _mm512_store_si512(staged[r] + 64, load_bytes(from + 64));
     }
@@ -162,7 +162,7 @@ void tile_product(const MatmulArgs& args, int kind, FillPanel fill, const Multip
   finish_stores();
   _tile_loadconfig(&shapes);
   for (int64_t first = 0; first < args.row_count; first += kPanelRows) {
-    for (Panel& each : panel) each.set_rows(args, first, kind);
+    for (Panel& each : panel) each.set_rows(args, first, Order::natural, kind);
     for (int64_t out = args.out_begin; out < args.out_end; out += 32) {
       const int64_t left = args.out_end - out;
       const int panels = left > 16 ? 2 : 1;

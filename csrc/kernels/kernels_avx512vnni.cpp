@@ -16,7 +16,7 @@ template <typename Codec>
 inline __m512i product(const uint8_t* codes, const FastRow& x, int64_t at, int64_t inputs) {
   if constexpr (Codec::kOrder == Order::fourths) {
     const FourCodes w = Codec::read(codes, at, inputs);
-    const int8_t* p = x.fourths + 2 * kFourthsChunkBytes * at;
+    const int8_t* p = x.inputs + 2 * kFourthsChunkBytes * at;
     __m512i sum = _mm512_setzero_si512();
     for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, w.from[i], load_bytes(p + 64 * i));
     sum = _mm512_slli_epi32(sum, 8);
@@ -24,14 +24,14 @@ inline __m512i product(const uint8_t* codes, const FastRow& x, int64_t at, int64
     return sum;
   } else if constexpr (Codec::kOrder == Order::pairs) {
     const PairCodes w = Codec::read(codes, at, inputs);
-    const int8_t* p = x.pairs + kPairChunkBytes * at;
+    const int8_t* p = x.inputs + kPairChunkBytes * at;
     __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.even, load_bytes(p));
     sum = _mm512_slli_epi32(_mm512_dpbusd_epi32(sum, w.odd, load_bytes(p + 64)), 8);
     sum = _mm512_dpbusd_epi32(sum, w.even, load_bytes(p + 128));
     return _mm512_dpbusd_epi32(sum, w.odd, load_bytes(p + 192));
   } else {
     const __m512i w = Codec::read(codes, at, inputs);
-    const int8_t* p = x.natural + kNaturalChunkBytes / 2 * at;
+    const int8_t* p = x.inputs + kNaturalChunkBytes / 2 * at;
     const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, load_bytes(p));
     return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), w, load_bytes(p + 64));
   }
@@ -75,7 +75,7 @@ struct RowProduct {
 
   const MatmulArgs& args;
   const MatrixScales scales{args.matrix};
-  const FastRow x = fast_row(input_bytes(args, 0), fast_row_layout(args.matrix.cols), kind);
+  const FastRow x = fast_row(input_bytes(args, 0), fast_row_layout(args.matrix.cols), Codec::kOrder, kind);
 
   Lanes add_units(__m512i exact, const ScaleLanes& w, Lanes x_scales, Lanes x_sums, Lanes sum) const {
     return fma(w.bias, x_sums, fma(_mm512_cvtepi32_ps(exact), mul(w.scale, x_scales), sum));
@@ -184,16 +184,13 @@ void one_row(const MatmulArgs& args) {
 
 // ---- Several rows ----------------------------------------------------------------------------------------
 
-// Where quad q of unit j of a block lies among a row's hi bytes, and how far behind it its lo bytes are.
+// Where quad q of unit j of a block lies among the hi bytes of a row's inputs, and how far behind it its lo bytes are.
 template <bool pairs, int kind>
 struct QuadPlaces {
   static constexpr int kQuads = 4 << kind;  // of a unit
   static constexpr int kToLow = pairs ? 128 : 64;
 
-  static const int8_t* block(const FastRow& x, int64_t index) {
-    if constexpr (pairs) return x.pairs + kPairChunkBytes * (index / 2) + 32 * (index % 2);
-    return x.natural + 128 * index;
-  }
+  static int64_t block(int64_t index) { return pairs ? kPairChunkBytes * (index / 2) + 32 * (index % 2) : 128 * index; }
   static constexpr int quad(int j, int q) {
     constexpr int kHalf = kQuads / 2;  // of pair codecs: first the even inputs, then the odd
     if (!pairs) return 4 * (kQuads * j + q);
@@ -213,8 +210,9 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
   using Places = QuadPlaces<pairs, kind>;
   constexpr int kUnits = 4 >> kind;
   const int64_t first = kUnits * block;
+  const int64_t begin = Places::block(block);
   const int8_t* x[rows];
-  for (int i = 0; i < rows; ++i) x[i] = Places::block(panel.rows[r + i], block);
+  for (int i = 0; i < rows; ++i) x[i] = panel.rows[r + i].inputs;
   for (int j = 0; j < kUnits && first + j < panel.unit_count; ++j) {
     __m512i high[rows], low[rows];
 #pragma GCC unroll 8
@@ -224,7 +222,7 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
       const __m512i w = _mm512_load_si512(panel.codes[Places::kQuads * j + q]);
 #pragma GCC unroll 8
       for (int i = 0; i < rows; ++i) {
-        const int8_t* at = x[i] + Places::quad(j, q);
+        const int8_t* at = x[i] + begin + Places::quad(j, q);
         high[i] = _mm512_dpbusd_epi32(high[i], w, four_bytes_everywhere(at));
         low[i] = _mm512_dpbusd_epi32(low[i], w, four_bytes_everywhere(at + Places::kToLow));
       }
@@ -256,10 +254,10 @@ void multiply_block(Panel& panel, int64_t block) {
   if (r < panel.row_count) multiply_rows<pairs, kind, 1>(panel, block, r);
 }
 
-void panel_product(const MatmulArgs& args, int kind, FillPanel fill, void (*multiply)(Panel&, int64_t)) {
+void panel_product(const MatmulArgs& args, Order order, int kind, FillPanel fill, void (*multiply)(Panel&, int64_t)) {
   Panel panel(args.matrix);
   for (int64_t first = 0; first < args.row_count; first += kPanelRows) {
-    panel.set_rows(args, first, kind);
+    panel.set_rows(args, first, order, kind);
     for (int64_t out = args.out_begin; out < args.out_end; out += 16) {
       panel.set_outs(out, args.out_end - out);
       const int64_t blocks = (args.matrix.cols + 63) / 64;
@@ -280,7 +278,8 @@ void matmul(const MatmulArgs& args) {
         one_row<Codec, kind>(args);
       } else if (args.row_count > 1) {
         using Filled = typename Codec::Panel;
-        panel_product(args, kind, fill_panel<Filled, kind>, multiply_block<Filled::kOrder == Order::pairs, kind>);
+        constexpr bool kPairs = Filled::kOrder == Order::pairs;
+        panel_product(args, Filled::kOrder, kind, fill_panel<Filled, kind>, multiply_block<kPairs, kind>);
       }
     });
   });
