@@ -80,14 +80,14 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
     vst1q_s8(pairs + 16 * j + 192, vuzp2q_s8(lo[2 * j], lo[2 * j + 1]));
   }
   auto* fourths = reinterpret_cast<int8_t*>(row + layout.fourths + static_cast<size_t>(block) * 128);
-  for (const auto* bytes : {hi, lo}) {
+  for (int i = 0; i < 2; ++i) {
+    const int8x16_t* bytes = i == 0 ? hi : lo;
     const int8x16_t even[2] = {vuzp1q_s8(bytes[0], bytes[1]), vuzp1q_s8(bytes[2], bytes[3])};
     const int8x16_t odd[2] = {vuzp2q_s8(bytes[0], bytes[1]), vuzp2q_s8(bytes[2], bytes[3])};
-    vst1q_s8(fourths, vuzp1q_s8(even[0], even[1]));
-    vst1q_s8(fourths + 16, vuzp1q_s8(odd[0], odd[1]));
-    vst1q_s8(fourths + 32, vuzp2q_s8(even[0], even[1]));
-    vst1q_s8(fourths + 48, vuzp2q_s8(odd[0], odd[1]));
-    fourths += 64;
+    vst1q_s8(fourths + 64 * i, vuzp1q_s8(even[0], even[1]));
+    vst1q_s8(fourths + 64 * i + 16, vuzp1q_s8(odd[0], odd[1]));
+    vst1q_s8(fourths + 64 * i + 32, vuzp2q_s8(even[0], even[1]));
+    vst1q_s8(fourths + 64 * i + 48, vuzp2q_s8(odd[0], odd[1]));
   }
   store_unit_scales(row, layout, block, of.scale, sums);
 }
