@@ -1,9 +1,9 @@
 #pragma once
 // For the AVX2 files: fast rows and exact sums; see integer_rows.h. `natural` holds the inputs' 16-bit codes in order.
 //
-// Codes of 2 and 4 bits are multiplied as bytes, by hi and lo apart: two products of at most 24 * 128 and their partner from the
-// other nibble stay below 2^15, so nothing saturates. Others are multiplied as 16-bit words. Compiled with
-// -mavxvnni, both take VNNI's instructions, which add the products in 32 bits.
+// Codes of 2 and 4 bits are multiplied as bytes, by hi and lo apart: four products of at most 24 * 128, or eight of 3 * 128, stay
+// below 2^15, so nothing saturates. Others are multiplied as 16-bit words. Compiled with -mavxvnni, both take VNNI's
+// instructions, which add the products in 32 bits.
 
 #include "kernels/fast_row.h"
 #include "kernels/fetch_ahead.h"

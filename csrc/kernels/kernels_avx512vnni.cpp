@@ -69,7 +69,7 @@ template <typename Codec, int kind>
 struct RowProduct {
   // Of a vector of codes.
   static constexpr int kInputs = Codec::kOrder == Order::fourths ? 256 : Codec::kOrder == Order::pairs ? 128 : 64;
-  static constexpr int kUnits = kInputs >> (4 + kind);      // of a vector of codes
+  static constexpr int kUnits = kInputs >> (4 + kind);
   static constexpr int kVectors = 16 / kUnits;
   static constexpr int64_t kBytes = kVectors * Codec::kVectorBytes;  // of the codes of sixteen units
 
@@ -210,7 +210,7 @@ inline void multiply_rows(Panel& panel, int64_t block, int64_t r) {
   using Places = QuadPlaces<pairs, kind>;
   constexpr int kUnits = 4 >> kind;
   const int64_t first = kUnits * block;
-  const int64_t begin = Places::block(block);
+  const int64_t begin = Places::block(block);  // not in `x`: GCC would add it to eight pointers as a vector, and wait for their stores
   const int8_t* x[rows];
   for (int i = 0; i < rows; ++i) x[i] = panel.rows[r + i].inputs;
   for (int j = 0; j < kUnits && first + j < panel.unit_count; ++j) {
