@@ -1,7 +1,7 @@
 """Measures llama.cpp on a GGUF, or compares its probabilities with flash_moe's: the peer.
 
     python benchmarks/peer_llama.py MODEL.gguf --library FOLDER [--threads 2] [--prompt-tokens 128]
-        [--max-tokens 64] [--load-mode mmap|none|auto] [--no-repack]
+        [--max-tokens 64] [--load-mode mmap|none|auto] [--no-repack] [--experts-per-token 4]
     python benchmarks/peer_llama.py MODEL.gguf --library FOLDER --check CHECKPOINT
 
 Prints one line of JSON. FOLDER has llama.cpp's shared libraries of release v0.5.0, as the npm
@@ -37,6 +37,8 @@ PROMPT_SEED, DECODE_SEED, WARM_SEED = 11, 12, 13  # as in flash_moe.bench
 CHECK_SEED, CHECK_TOKENS = 5, 96
 LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
 LAZY_OFF = 0  # would leave huge embeddings on the drive
+OVERRIDE_NUMBER = 0  # tag of a whole number
+EXPERTS_KEY = b"qwen35moe.expert_used_count"
 
 
 class ModelParams(ctypes.Structure):
@@ -88,6 +90,17 @@ class ContextParams(ctypes.Structure):
         ("samplers", ctypes.c_void_p),
         ("n_samplers", ctypes.c_size_t),
         ("ctx_other", ctypes.c_void_p),
+    )
+
+
+class Override(ctypes.Structure):
+    """llama_model_kv_override, of a whole number."""
+
+    _fields_ = (
+        ("tag", ctypes.c_int),
+        ("key", ctypes.c_char * 128),
+        ("value", ctypes.c_int64),
+        ("rest_of_union", ctypes.c_char * 120),
     )
 
 
@@ -186,6 +199,10 @@ class Peer:
         model_params.load_mode = LOAD_MODES[args.load_mode]
         model_params.lazy_mode = LAZY_OFF
         model_params.use_extra_bufts = args.repack
+        if args.experts_per_token:  # an entry without a key ends the list
+            number = Override(OVERRIDE_NUMBER, EXPERTS_KEY, args.experts_per_token)
+            self._overrides = (Override * 2)(number)
+            model_params.kv_overrides = ctypes.addressof(self._overrides)
         params = self._llama.llama_context_default_params()
         params.n_ctx = context_tokens
         params.n_threads = params.n_threads_batch = args.threads
@@ -193,12 +210,23 @@ class Peer:
         self._context = self._model and self._llama.llama_init_from_model(self._model, params)
         if not self._context:
             raise OSError(f"{args.model}: llama.cpp does not load it:\n{self.log}")
+        self.experts_per_token = int(self._said("n_expert_used"))
+        if args.experts_per_token not in (None, self.experts_per_token):
+            raise OSError(f"{args.model}: llama.cpp takes {self.experts_per_token} experts a token")
         self.vocab = self._llama.llama_vocab_n_tokens(
             self._llama.llama_model_get_vocab(self._model)
         )
 
     def _hear(self, text: str) -> None:
         self.log += text
+
+    def _said(self, name: str) -> str:
+        """Returns what its log gives for a name: "... name = value"."""
+        for line in self.log.splitlines():
+            left, _, value = line.partition(" = ")
+            if left.split()[-1:] == [name]:
+                return value.strip()
+        raise OSError(f"llama.cpp said nothing of {name}:\n{self.log[-2000:]}")
 
     def feed(self, ids: Sequence[int]) -> None:
         """Runs tokens; when it returns, the last one's logits are there.
@@ -293,6 +321,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "ggml_commit": peer.commit,
         "cpu_library": cpu_library(),
         "threads": args.threads,
+        "experts_per_token": peer.experts_per_token,
         "load_mode": args.load_mode,
         "repack": args.repack,
         "buffers": [
@@ -349,6 +378,9 @@ def main() -> int:
     parser.add_argument("--load-mode", choices=tuple(LOAD_MODES), default="auto")
     parser.add_argument(
         "--no-repack", dest="repack", action="store_false", help="keep the file's layout of weights"
+    )
+    parser.add_argument(
+        "--experts-per-token", type=int, metavar="N", help="fewer than trained: faster and LOSSY"
     )
     parser.add_argument("--check", metavar="CHECKPOINT", help="compare with flash_moe instead")
     args = parser.parse_args()

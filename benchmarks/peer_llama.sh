@@ -7,8 +7,9 @@
 #   TYPE     of the GGUF: q4_k (equal bytes) or q4_1
 #   THREADS (2), PROMPT (128), TOKENS (64), REPEATS (5, and one more that is dropped)
 #   LIMIT    as 4G: both run in a memory cgroup of that size (limited.sh, root) with nothing of the model cached before,
-#            flash_moe with nine tenths of it as --memory; llama.cpp maps its file and repacks nothing, and the drive's
-#            read-ahead is 128 KB for both
+#            flash_moe with nine tenths of it as --memory; llama.cpp maps its file and repacks nothing
+#   AHEAD    KB that the drive reads ahead under LIMIT, for both (128, Linux's default)
+#   EXPERTS  a token for both, fewer than trained: LOSSY
 #   REPACK   0: llama.cpp keeps the file's layout of weights in RAM, too (its default repacks them)
 #   LIBRARY  a folder of llama.cpp's shared libraries (default: fetched from npm into DIR)
 #   BEFORE   a command in front of each measured one, as "taskset -c 0,1"; PYTHON is the interpreter
@@ -39,6 +40,10 @@ read -ra before <<<"${BEFORE:-}"
 peer=(--library "$library" --threads "$threads" --prompt-tokens "$prompt" --max-tokens "$tokens")
 ours=(--model "$model" --threads "$threads" --prompt-tokens "$prompt" --max-tokens "$tokens" --repeats 1
   --drive-seconds 0.05 --json)
+if [[ -n ${EXPERTS:-} ]]; then
+  ours+=(--experts-per-token "$EXPERTS")
+  peer+=(--experts-per-token "$EXPERTS")
+fi
 if [[ -n ${LIMIT:-} ]]; then
   before=("$here/limited.sh" "$LIMIT" "${before[@]}")
   ours+=(--memory "$(numfmt --from=iec "$LIMIT" | awk '{printf "%dMB", $1 * 0.9 / 1e6}')")
@@ -48,7 +53,7 @@ if [[ -n ${LIMIT:-} ]]; then
   ahead=/sys/block/$drive/queue/read_ahead_kb
   old=$(cat "$ahead")
   trap 'echo "$old" >"$ahead"' EXIT
-  echo 128 >"$ahead"
+  echo "${AHEAD:-128}" >"$ahead"
 else
   ours+=(--memory "$(du -m "$model" | awk '{print int($1 * 1.4 + 1500)}')MB")
   if [[ ${REPACK:-1} == 0 ]]; then peer+=(--no-repack); fi

@@ -84,6 +84,7 @@ def main() -> int:
         f"llama.cpp {about['llama_cpp']} (ggml {about['ggml_commit']}), {about['cpu_library']}, "
         f"load mode {about['load_mode']}, repacking {'on' if about['repack'] else 'off'}: {buffers}"
     )
+    print(f"{about['experts_per_token']} experts a token")
     print(f"{len(ours)} runs of each, in turn: median (least..most), tokens/s\n")
     print("| | decode | prefill | of the memory bound | RSS | read a token |")
     print("|---|---|---|---|---|---|")
