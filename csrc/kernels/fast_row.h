@@ -9,6 +9,8 @@
 //   natural  256 bytes for each 128 inputs, in their order: the ISA's integer file says which
 //   fourths  for as many inputs as have their 2-bit codes in a vector of the ISA: hi of every fourth one from the first,
 //            from the second, the third and the fourth on, then lo of the same
+//   words    AVX2 alone: 128 bytes for each 64 inputs, c of every fourth one from the first, the second, the third and the
+//            fourth on, in the order of integer_avx2.h
 //   scales   f32 of each unit of 16, 32 and 64 inputs (equal within 64)
 //   sums     f32 of each unit: scale * (sum of its codes)
 
@@ -22,17 +24,23 @@ constexpr int64_t kChunk = 128;
 constexpr int64_t kPairChunkBytes = 256;
 constexpr int64_t kNaturalChunkBytes = 256;
 constexpr int64_t kFourthsChunkBytes = 256;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int64_t kWordsChunkBytes = 256;
+#else
+constexpr int64_t kWordsChunkBytes = 0;
+#endif
 constexpr float kRowCodeMax = 32512.0f;
 constexpr int kUnitKinds = 3;  // units of 16 << kind inputs
 
 // In which of its orders a row meets a codec's codes.
-enum class Order { natural, pairs, fourths };
+enum class Order { natural, pairs, fourths, words };
 
 struct FastRowLayout {
   int64_t chunks;  // even, so that vectors of 256 inputs end with the row
   size_t pairs;
   size_t natural;
   size_t fourths;
+  size_t words;
   size_t scales[kUnitKinds];
   size_t sums[kUnitKinds];
   size_t bytes;
@@ -45,7 +53,8 @@ inline FastRowLayout fast_row_layout(int64_t cols) {
   layout.pairs = (static_cast<size_t>(cols) * 4 + 63) / 64 * 64;
   layout.natural = layout.pairs + chunks * kPairChunkBytes;
   layout.fourths = layout.natural + chunks * kNaturalChunkBytes;
-  size_t at = layout.fourths + chunks * kFourthsChunkBytes;
+  layout.words = layout.fourths + chunks * kFourthsChunkBytes;
+  size_t at = layout.words + chunks * kWordsChunkBytes;
   for (int kind = 0; kind < kUnitKinds; ++kind) {
     const size_t units = chunks * (static_cast<size_t>(kChunk) >> (4 + kind));
     const size_t bytes = (units + 15) / 16 * 64;
@@ -64,7 +73,10 @@ struct FastRow {
 };
 
 inline FastRow fast_row(const uint8_t* row, const FastRowLayout& layout, Order order, int unit_kind) {
-  const size_t at = order == Order::fourths ? layout.fourths : order == Order::pairs ? layout.pairs : layout.natural;
+  const size_t at = order == Order::words     ? layout.words
+                    : order == Order::fourths ? layout.fourths
+                    : order == Order::pairs   ? layout.pairs
+                                              : layout.natural;
   return {reinterpret_cast<const int8_t*>(row + at), reinterpret_cast<const float*>(row + layout.scales[unit_kind]),
           reinterpret_cast<const float*>(row + layout.sums[unit_kind])};
 }

@@ -4,6 +4,9 @@
 // Codes of 2 and 4 bits are multiplied as bytes, by hi and lo apart: four products of at most 24 * 128, or eight of 3 * 128, stay
 // below 2^15, so nothing saturates. Others are multiplied as 16-bit words. Compiled with -mavxvnni, both take VNNI's
 // instructions, which add the products in 32 bits.
+//
+// `words`: four inputs, whose 3-bit codes are twelve neighbouring bits, are a word; a half of a vector holds the words of 32
+// inputs, 0 4 2 6 and then 1 5 3 7, whose codes begin within a byte.
 
 #include "kernels/fast_row.h"
 #include "kernels/fetch_ahead.h"
@@ -38,10 +41,30 @@ inline __m256i even_then_odd(__m256i bytes) {
   return in_order(_mm256_shuffle_epi8(bytes, split));
 }
 
+// Dwords of both halves by turns, after a shuffle within each half.
+inline __m256i shuffle_by_turns(__m256i x, __m128i within) {
+  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(within)), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
 // In each quarter of the result: bytes 0, 4, .. 28 of x, then 1, 5, .. 29 and so on.
 inline __m256i every_fourth_byte(__m256i x) {
-  const __m256i within = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x, within), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  return shuffle_by_turns(x, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+}
+
+// The same with words 0, 4, 8 and 12 and so on.
+inline __m256i every_fourth_word(__m256i x) {
+  return shuffle_by_turns(x, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+}
+
+// Each quarter of `a` and behind it that of `b`, 32 bytes after the quarters before.
+inline void store_quarters(uint8_t* to, __m256i a, __m256i b) {
+  const __m256i even = _mm256_unpacklo_epi64(a, b);
+  const __m256i odd = _mm256_unpackhi_epi64(a, b);
+  const auto put = [to](int i, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 32 * i), x); };
+  put(0, _mm256_castsi256_si128(even));
+  put(1, _mm256_castsi256_si128(odd));
+  put(2, _mm256_extracti128_si256(even, 1));
+  put(3, _mm256_extracti128_si256(odd, 1));
 }
 
 inline uint32_t largest_bits(const Lanes* values) {
@@ -94,17 +117,12 @@ inline void encode_block(const Lanes* values, uint8_t* row, const FastRowLayout&
     put(128, _mm256_castsi256_si128(split_lo));
     put(192, _mm256_extracti128_si256(split_lo, 1));
   }
+  uint8_t* words = row + layout.words + static_cast<size_t>(block) * 128;
   uint8_t* fourths = row + layout.fourths + static_cast<size_t>(block / 2 * kFourthsChunkBytes + block % 2 * 16);
   for (int j = 0; j < 2; ++j) {
-    const __m256i first = every_fourth_byte(all[j][0]);
-    const __m256i second = every_fourth_byte(all[j][1]);
-    const __m256i even = _mm256_unpacklo_epi64(first, second);  // from the first, from the third
-    const __m256i odd = _mm256_unpackhi_epi64(first, second);   // from the second, from the fourth
-    const auto put = [&](int i, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(fourths + 128 * j + 32 * i), x); };
-    put(0, _mm256_castsi256_si128(even));
-    put(1, _mm256_castsi256_si128(odd));
-    put(2, _mm256_extracti128_si256(even, 1));
-    put(3, _mm256_extracti128_si256(odd, 1));
+    store_quarters(words + 16 * j, every_fourth_word(_mm256_unpacklo_epi64(code[2 * j], code[2 * j + 1])),
+                   every_fourth_word(_mm256_unpackhi_epi64(code[2 * j], code[2 * j + 1])));
+    store_quarters(fourths + 128 * j, every_fourth_byte(all[j][0]), every_fourth_byte(all[j][1]));
   }
   store_unit_scales(row, layout, block, of.scale, sums);
 }
@@ -128,33 +146,38 @@ struct E2m1 {
   }
 };
 
-// 16 codes as words: each in the 16 bits that start at its byte, moved to their top and then down.
-template <int bits>
+// 16 codes as words: each in the 16 bits that start at its byte, moved to their top and then down. The first one is `skip`
+// bytes behind the place that 16 bytes are loaded from.
+template <int bits, int skip>
 struct WordPlaces {
   alignas(32) uint8_t bytes[32] = {};
   alignas(32) uint16_t factors[16] = {};
   constexpr WordPlaces() {
     for (int i = 0; i < 16; ++i) {
-      const int first = i * bits / 8;
+      const int first = skip + i * bits / 8;
       bytes[2 * i] = static_cast<uint8_t>(first);
-      bytes[2 * i + 1] = static_cast<uint8_t>(first + 1 < 2 * bits ? first + 1 : 0x80);
+      bytes[2 * i + 1] = static_cast<uint8_t>(first + 1 < 16 ? first + 1 : 0x80);
       factors[i] = static_cast<uint16_t>(1 << (16 - bits - i * bits % 8));
     }
   }
 };
-template <int bits>
-constexpr WordPlaces<bits> kWordPlaces;
+template <int bits, int skip>
+constexpr WordPlaces<bits, skip> kWordPlaces;
 
 template <int bits>
 struct AffineStream {
   static constexpr int kBits = bits;
   static constexpr Order kOrder = Order::natural;
   static constexpr bool kIsE2m1 = false;
+  // The last one of a unit lies at the end of the 16 bytes that are loaded, the others at their beginning.
+  template <bool last>
   static __m256i sixteen(const uint8_t* p) {
-    if constexpr (bits == 8) return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    const __m256i raw = _mm256_broadcastsi128_si256(load_code_bytes<bits>(p));
-    const __m256i spread = _mm256_shuffle_epi8(raw, load_bytes(kWordPlaces<bits>.bytes));
-    return _mm256_srli_epi16(_mm256_mullo_epi16(spread, load_bytes(kWordPlaces<bits>.factors)), 16 - bits);
+    constexpr int skip = last ? 16 - 2 * bits : 0;
+    const __m128i here = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p - skip));
+    if constexpr (bits == 8) return _mm256_cvtepu8_epi16(here);
+    const auto& places = kWordPlaces<bits, skip>;
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(here), load_bytes(places.bytes));
+    return _mm256_srli_epi16(_mm256_mullo_epi16(spread, load_bytes(places.factors)), 16 - bits);
   }
 };
 
@@ -224,13 +247,54 @@ inline void fourths_sums(const uint8_t* codes, const FastRow* x, int64_t vector,
   }
 }
 
+// 64 codes of 3 bits, as sixteen words of four.
+struct Affine3 {
+  static constexpr int kBits = 3;
+  static constexpr Order kOrder = Order::words;
+  static constexpr bool kIsE2m1 = false;
+  // The words' four codes, two of them times 64: four products of those stay below 2^26.
+  static void spread(const uint8_t* p, int64_t inputs, __m256i* codes) {
+    const auto sixteen_bytes = [](const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
+    const __m256i raw = inputs >= 64 ? _mm256_inserti128_si256(_mm256_castsi128_si256(sixteen_bytes(p)), sixteen_bytes(p + 8), 1)
+                                     : _mm256_zextsi128_si256(load_code_bytes<6>(p));
+    const __m256i places = _mm256_setr_epi8(0, 1, 6, 7, 3, 4, 9, 10, 1, 2, 7, 8, 4, 5, 10, 11,  //
+                                            4, 5, 10, 11, 7, 8, 13, 14, 5, 6, 11, 12, 8, 9, 14, 15);
+    const __m256i words = _mm256_srlv_epi32(_mm256_shuffle_epi8(raw, places), _mm256_setr_epi32(0, 0, 4, 4, 0, 0, 4, 4));
+    const __m256i moved = _mm256_srli_epi16(words, 3);
+    const __m256i low = _mm256_set1_epi16(7), high = _mm256_set1_epi16(7 << 6);
+    codes[0] = _mm256_and_si256(words, low);
+    codes[1] = _mm256_and_si256(moved, low);
+    codes[2] = _mm256_and_si256(words, high);
+    codes[3] = _mm256_and_si256(moved, high);
+  }
+};
+
+// As pair_sums, of block `block` of 64 inputs.
+template <int rows>
+inline void word_sums(const uint8_t* codes, const FastRow* x, int64_t block, int64_t inputs, __m256i* out) {
+  __m256i w[4];
+  Affine3::spread(codes + 24 * block, inputs, w);
+  for (int r = 0; r < rows; ++r) {
+    const int8_t* q = x[r].inputs + kWordsChunkBytes / 2 * block;
+    const auto sum = [&](int i) {
+#if defined(__AVXVNNI__)
+      return _mm256_dpwssd_avx_epi32(_mm256_dpwssd_avx_epi32(_mm256_setzero_si256(), w[i], load_bytes(q + 32 * i)), w[i + 1],
+                                     load_bytes(q + 32 * i + 32));
+#else
+      return _mm256_add_epi32(_mm256_madd_epi16(w[i], load_bytes(q + 32 * i)), _mm256_madd_epi16(w[i + 1], load_bytes(q + 32 * i + 32)));
+#endif
+    };
+    out[r] = _mm256_add_epi32(sum(0), _mm256_srai_epi32(sum(2), 6));
+  }
+}
+
 // Sums of a unit of 16 << kind inputs over eight words.
 template <typename Codec, int kind, int rows>
 inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, __m256i* out) {
-  for (int r = 0; r < rows; ++r) out[r] = _mm256_setzero_si256();
+  static_assert(kind > 0);  // two sixteens have 16 bytes, one has not
   const int64_t first = unit << kind;  // in sixteens
-  for (int64_t i = first; i < first + (1 << kind); ++i) {
-    const __m256i w = Codec::sixteen(codes + 2 * Codec::kBits * i);
+  for (int r = 0; r < rows; ++r) out[r] = _mm256_setzero_si256();
+  const auto take = [&](int64_t i, __m256i w) {
     for (int r = 0; r < rows; ++r) {
 #if defined(__AVXVNNI__)
       out[r] = _mm256_dpwssd_avx_epi32(out[r], w, load_bytes(x[r].inputs + 32 * i));
@@ -238,7 +302,11 @@ inline void stream_sums(const uint8_t* codes, const FastRow* x, int64_t unit, __
       out[r] = _mm256_add_epi32(out[r], _mm256_madd_epi16(w, load_bytes(x[r].inputs + 32 * i)));
 #endif
     }
-  }
+  };
+  const auto at = [codes](int64_t i) { return codes + 2 * Codec::kBits * i; };
+  const int64_t last = first + (1 << kind) - 1;
+  for (int64_t i = first; i < last; ++i) take(i, Codec::template sixteen<false>(at(i)));
+  take(last, Codec::template sixteen<true>(at(last)));
 }
 
 // Eight sums, in the order of the units, from vectors of 8, 4, 2 or 1 words a unit.
@@ -260,7 +328,7 @@ inline __m256i gather_units(const __m256i* v) {
 // Units `first` .. `first` + 7 of `rows` rows.
 template <typename Codec, int kind, int rows>
 inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, int64_t cols, __m256* out) {
-  constexpr int64_t kInputs = Codec::kOrder == Order::fourths ? 128 : Codec::kOrder == Order::pairs ? 64 : 16 << kind;
+  constexpr int64_t kInputs = Codec::kOrder == Order::fourths ? 128 : Codec::kOrder == Order::natural ? 16 << kind : 64;
   constexpr int kSteps = (128 << kind) / kInputs;
   constexpr int64_t kBytes = kInputs / 8 * Codec::kBits;
   const int64_t begin = first * kSteps / 8;
@@ -273,6 +341,8 @@ inline void eight_sums(const uint8_t* codes, const FastRow* x, int64_t first, in
       fourths_sums<rows>(codes, x, begin + j, inputs, sums);
     } else if constexpr (Codec::kOrder == Order::pairs) {
       pair_sums<Codec, rows>(codes, x, begin, j, inputs, sums);
+    } else if constexpr (Codec::kOrder == Order::words) {
+      word_sums<rows>(codes, x, begin + j, inputs, sums);
     } else {
       stream_sums<Codec, kind, rows>(codes, x, begin + j, sums);
     }

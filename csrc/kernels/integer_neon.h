@@ -123,6 +123,8 @@ struct AffineStream {
   }
 };
 
+using Affine3 = AffineStream<3>;
+
 // Sums of the 32 inputs from 32 * half on: lanes 0 and 1 of the first sixteen, lanes 2 and 3 of the second.
 template <typename Codec, int rows>
 inline void pair_sums(const uint8_t* codes, const FastRow* x, int64_t half, int32x4_t* out) {

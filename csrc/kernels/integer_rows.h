@@ -179,7 +179,7 @@ inline void integer_matmul(const MatmulArgs& args) {
     case 2:
       return integer_products_of<Affine2>(args);
     case 3:
-      return integer_products_of<AffineStream<3>>(args);
+      return integer_products_of<Affine3>(args);
     case 4:
       return integer_products_of<Affine4>(args);
     case 5:
